@@ -1,0 +1,8 @@
+"""LangChain streaming on anyio, on asyncio and on trio.
+
+Primitives know anyio alone: a queue, an event, projections of a stream.
+The accumulator turns protocol events into deltas and the message; it awaits nothing.
+The stream is the accumulator and its projections.
+The driver runs a chat model into a stream: its task, its callbacks, its end.
+The command line `python -m langchain_anyio` shows one answer as it comes.
+"""

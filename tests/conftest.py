@@ -1,0 +1,97 @@
+"""The backends that tests run on, and the Hypothesis profiles.
+
+An asynchronous test is marked `anyio` and runs on every backend, or `trio` and runs under pytest-trio. Modules
+named `*_trio.py` may import trio: they are not collected where trio is not among the backends.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+# Two busy cores say nothing about a test's speed, so neither deadlines nor slow data generation are failures.
+settings.register_profile(
+    "default",
+    max_examples=300,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("long", settings.get_profile("default"), max_examples=10_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        default=",".join(BACKENDS),
+        help="the backends to run asynchronous tests on, separated by commas (default: %(default)s)",
+    )
+
+
+def selected_backends(config: pytest.Config) -> list[str]:
+    """The backends that this run was asked for; without `trio`, nothing that needs trio is collected."""
+    return str(config.getoption("--backend")).split(",")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    selected = selected_backends(config)
+    if unknown := set(selected) - set(BACKENDS):
+        raise pytest.UsageError(f"--backend: unknown {sorted(unknown)}, known are {list(BACKENDS)}")
+    # Asked for and missing is an error: tests that silently do not run prove nothing.
+    for name in selected:
+        if importlib.util.find_spec(name) is None:
+            raise pytest.UsageError(
+                f"--backend: {name} is not installed; install it, or name the backends to run on"
+            )
+    if "trio" not in selected:
+        # pytest-trio, which registers the mark, may be missing too.
+        config.addinivalue_line("markers", "trio: run under pytest-trio")
+
+
+def pytest_ignore_collect(collection_path: Any, config: pytest.Config) -> bool | None:
+    if collection_path.name.endswith("_trio.py") and "trio" not in selected_backends(config):
+        return True
+    return None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "anyio_backend" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "anyio_backend",
+            [pytest.param(BACKENDS[name], id=name) for name in selected_backends(metafunc.config)],
+            indirect=True,
+            scope="module",
+        )
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The backend that the test runs on, as anyio's plugin takes it."""
+    return request.param  # type: ignore[no-any-return]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests for trio alone where trio was not asked for, and refuse a test that has two runners."""
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        on_trio = item.get_closest_marker("trio") is not None
+        function = getattr(item, "function", None)
+        if on_trio and inspect.iscoroutinefunction(function) and item.get_closest_marker("anyio"):
+            raise pytest.UsageError(f"{item.nodeid} is marked both anyio and trio")
+        wanted = not on_trio or "trio" in selected_backends(config)
+        (kept if wanted else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
