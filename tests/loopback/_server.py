@@ -1,0 +1,361 @@
+"""The server: uvicorn in a thread, endpoints that answer by their scenario, and a record of what clients do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio.to_thread
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ._wire import CHAT_COMPLETIONS, MESSAGES, RESPONSES, Format, Reply, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+Fault = Literal["reset", "end", "truncate", "stall", "error", "malformed"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How an endpoint answers.
+
+    Args:
+        reply: What the model says.
+        status: Another status than 200 answers with the provider's error instead.
+        fault: What happens after `after` frames of the stream (and half of the next one, if `halfway`):
+            the connection is reset, or ends; the response ends as if it were whole; nothing more
+            comes until the client leaves; the provider's error event; a frame that isn't JSON.
+        after: The number of frames before the fault.
+        halfway: Whether half of the next frame comes before the fault.
+        gated: Whether each frame waits to be let through by `Exchange.release`.
+        keepalive: Seconds between comments that are sent during a stall; none if zero.
+    """
+
+    reply: Reply = field(default_factory=lambda: Reply(Text("Hello", ", ", "world", ".")))
+    status: int = 200
+    fault: Fault | None = None
+    after: int = 0
+    halfway: bool = False
+    gated: bool = False
+    keepalive: float = 0
+
+
+class _Signal:
+    """An event set on the server's loop that a thread, or a task of another loop, waits for."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self, timeout: float = 5) -> bool:
+        return await anyio.to_thread.run_sync(self._event.wait, timeout, abandon_on_cancel=True)
+
+
+class Connection:
+    """One TCP connection that the server accepted."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.closed = _Signal()
+        self.lost = asyncio.Event()
+
+    def reset(self) -> None:
+        """Close with a reset, as a crashed peer or a firewall does."""
+        linger = struct.pack("ii", 1, 0)
+        self.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, linger
+        )
+        self.transport.abort()
+
+
+class Exchange:
+    """One request and its answer, as the server sees it.
+
+    Attributes:
+        headers: The request's headers, names in lower case.
+        body: The request's body.
+        connection: The connection it came on.
+        frames_written: How many frames of the stream have been written.
+        closed: Set when the connection is closed.
+        finished: Set when the answer is whole, or has been given up.
+    """
+
+    def __init__(
+        self, path: str, headers: dict[str, str], body: dict[str, Any], connection: Connection
+    ) -> None:
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.connection = connection
+        self.frames_written = 0
+        self.finished = _Signal()
+        self._loop = asyncio.get_running_loop()
+        self._gate = asyncio.Semaphore(0)
+
+    @property
+    def closed(self) -> _Signal:
+        return self.connection.closed
+
+    def release(self, frames: int = 1) -> None:
+        """Let the next frames of a gated stream through; for any thread."""
+
+        def let_through() -> None:
+            for _ in range(frames):
+                self._gate.release()
+
+        self._loop.call_soon_threadsafe(let_through)
+
+    async def _gate_opens(self) -> None:
+        lost = asyncio.ensure_future(self.connection.lost.wait())
+        passed = asyncio.ensure_future(self._gate.acquire())
+        await asyncio.wait({lost, passed}, return_when=asyncio.FIRST_COMPLETED)
+        lost.cancel()
+        passed.cancel()
+
+
+class Endpoint:
+    """Where one scenario is served.
+
+    Attributes:
+        openai_url: The `base_url` for OpenAI's clients.
+        anthropic_url: The `base_url` for Anthropic's clients.
+        exchanges: The requests that came, in order.
+    """
+
+    def __init__(self, url: str, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.openai_url = f"{url}/v1"
+        self.anthropic_url = url
+        self.exchanges: list[Exchange] = []
+        self._arrived = threading.Condition()
+
+    def _add(self, exchange: Exchange) -> None:
+        with self._arrived:
+            self.exchanges.append(exchange)
+            self._arrived.notify_all()
+
+    async def exchange(self, number: int = 0, timeout: float = 5) -> Exchange:
+        """The request of that number, waited for."""
+
+        def wait() -> bool:
+            with self._arrived:
+                return self._arrived.wait_for(lambda: len(self.exchanges) > number, timeout)
+
+        if not await anyio.to_thread.run_sync(wait, abandon_on_cancel=True):
+            raise TimeoutError(f"no request of number {number} within {timeout} s")
+        return self.exchanges[number]
+
+
+class _Stream:
+    """The streamed answer to one request, an ASGI application."""
+
+    def __init__(self, scenario: Scenario, wire: Format, exchange: Exchange) -> None:
+        self._scenario = scenario
+        self._wire = wire
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"x-request-id", b"req_loopback"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            whole = await self._frames(send)
+        finally:
+            self._exchange.finished.set()
+        if whole:
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _frames(self, send: Send) -> bool:
+        scenario = self._scenario
+        lost = self._exchange.connection.lost
+
+        async def write(frame: bytes) -> None:
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+
+        for number, frame in enumerate(self._wire.frames(scenario.reply, self._exchange.body)):
+            if scenario.fault is not None and number == scenario.after:
+                if scenario.halfway:
+                    await write(frame[: len(frame) // 2])
+                return await self._fault(write)
+            if scenario.gated:
+                await self._exchange._gate_opens()
+            if lost.is_set():
+                return False
+            await write(frame)
+            self._exchange.frames_written += 1
+            # Without back-pressure `send` does not yield, and one long stream would hold up all others.
+            if number % 64 == 63:
+                await asyncio.sleep(0)
+        return True
+
+    async def _fault(self, write: Any) -> bool:
+        connection = self._exchange.connection
+        match self._scenario.fault:
+            case "reset":
+                connection.reset()
+            case "end":
+                connection.transport.close()
+            case "stall":
+                while not connection.lost.is_set():
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(
+                            connection.lost.wait(), self._scenario.keepalive or None
+                        )
+                    await write(b": keep-alive\n\n")
+            case "error":
+                await write(self._wire.frame(self._wire.stream_error("Overloaded")))
+                return True
+            case "malformed":
+                name = b"event: message_delta\n" if self._wire.named_events else b""
+                await write(name + b'data: {"id": \n\n')
+                return True
+            case "truncate":
+                return True
+        return False
+
+
+class ProviderServer:
+    """The server; made by `provider_server`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._names = itertools.count()
+        self._endpoints: dict[str, Endpoint] = {}
+        self._connections: dict[tuple[str, int], Connection] = {}
+        self._connection_count = 0
+        self._changed = threading.Condition()
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections the server has accepted so far."""
+        return self._connection_count
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now."""
+        return len(self._connections)
+
+    def serve(self, scenario: Scenario) -> Endpoint:
+        """Serve a scenario at an address of its own; for any thread."""
+        name = f"endpoint-{next(self._names)}"
+        endpoint = self._endpoints[name] = Endpoint(f"{self._url}/{name}", scenario)
+        return endpoint
+
+    def wait_all_closed(self, timeout: float = 5) -> bool:
+        """Wait, blocking, until no connection is open."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._connections, timeout)
+
+    def _opened(self, connection: Connection) -> None:
+        with self._changed:
+            self._connection_count += 1
+            self._connections[connection.transport.get_extra_info("peername")[:2]] = connection
+
+    def _closed(self, connection: Connection) -> None:
+        connection.lost.set()
+        connection.closed.set()
+        with self._changed:
+            self._connections = {
+                peer: other for peer, other in self._connections.items() if other is not connection
+            }
+            self._changed.notify_all()
+
+    def _application(self) -> Starlette:
+        def route(path: str, wire: Format) -> Route:
+            async def answer(request: Request) -> Any:
+                endpoint = self._endpoints[request.path_params["name"]]
+                scenario = endpoint.scenario
+                body = await request.json()
+                connection = self._connections[request.scope["client"]]
+                exchange = Exchange(request.url.path, dict(request.headers), body, connection)
+                endpoint._add(exchange)
+                if scenario.status == 200 and body.get("stream"):
+                    return _Stream(scenario, wire, exchange)
+                exchange.finished.set()
+                if scenario.status == 200:
+                    return JSONResponse(wire.message(scenario.reply, body))
+                return JSONResponse(
+                    wire.status_error(scenario.status, f"answered with {scenario.status}"),
+                    status_code=scenario.status,
+                    headers={"x-request-id": "req_loopback"},
+                )
+
+            return Route(path, answer, methods=["POST"])
+
+        return Starlette(
+            routes=[
+                route("/{name}/v1/chat/completions", CHAT_COMPLETIONS),
+                route("/{name}/v1/responses", RESPONSES),
+                route("/{name}/v1/messages", MESSAGES),
+            ]
+        )
+
+    def _protocol(self) -> type[H11Protocol]:
+        server = self
+
+        class Protocol(H11Protocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:
+                super().connection_made(transport)
+                self.accepted = Connection(transport)
+                server._opened(self.accepted)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                server._closed(self.accepted)
+
+        return Protocol
+
+
+@contextlib.contextmanager
+def provider_server() -> Iterator[ProviderServer]:
+    """Run a server on a free port of 127.0.0.1, in a thread, until the block is left."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = ProviderServer("http://127.0.0.1:{}".format(listener.getsockname()[1]))
+    runner = uvicorn.Server(
+        uvicorn.Config(
+            server._application(),
+            http=server._protocol(),
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            # Idle connections are the client's to close, so that what tests see is the client's doing.
+            timeout_keep_alive=3600,
+        )
+    )
+    thread = threading.Thread(
+        target=lambda: asyncio.run(runner.serve(sockets=[listener])), name="provider-server", daemon=True
+    )
+    thread.start()
+    try:
+        yield server
+    finally:
+        runner.should_exit = runner.force_exit = True
+        thread.join(10)
+        listener.close()
+        if thread.is_alive():
+            raise RuntimeError("the provider server did not stop")
