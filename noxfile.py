@@ -1,0 +1,100 @@
+"""All checks of the project: `nox` alone runs what CI runs.
+
+A Python version that is not installed is skipped, and nox says so. Arguments after `--` go to pytest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+nox.options.error_on_external_run = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+BACKENDS = ["asyncio", "uvloop", "trio"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, with flake8-async, and the format."""
+    session.install("--group", "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy strict, and every public name fully typed."""
+    session.install(".", "--group", "types")
+    session.run("mypy")
+    session.run("pyright", "--verifytypes", "langchain_anyio", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The examples of the documentation, run as they stand."""
+    session.install(".[cli]", "--group", "test")
+    session.run("pytest", "tests/test_readme.py", *session.posargs)
+
+
+@nox.session
+def upstream(session: nox.Session) -> None:
+    """langchain-core's own tests of the classes ported, run on the project's classes."""
+    session.install(".", "--group", "upstream")
+    session.run("python", "tests/upstream/run.py", session.create_tmp(), *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """The lowest versions that the project says it works with, on the lowest Python."""
+    if session.venv_backend != "uv":
+        session.skip("only uv resolves to the lowest versions")
+    session.install("--resolution", "lowest-direct", ".[trio,cli]", "--group", "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def without_trio(session: nox.Session) -> None:
+    """Everything but trio works without trio."""
+    session.install(".", "--group", "test-without-trio")
+    session.run("python", "-c", "import importlib.util as u; assert u.find_spec('trio') is None")
+    session.run("pytest", "--backend", "asyncio,uvloop", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("backend", BACKENDS)
+def tests(session: nox.Session, backend: str) -> None:
+    """The tests, on each Python and each backend, with coverage."""
+    session.install(".[cli]", "--group", "test")
+    session.run("coverage", "run", "-m", "pytest", "--backend", backend, *session.posargs)
+    session.notify("coverage")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Lines and branches that the tests have reached, on all Pythons and backends together."""
+    session.install("coverage[toml]")
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+@nox.session(default=False)
+def long(session: nox.Session) -> None:
+    """The tests that generate their cases, with at least 10,000 of them each."""
+    session.install(".[cli]", "--group", "test")
+    session.run("pytest", "-m", "hypothesis", *session.posargs, env={"HYPOTHESIS_PROFILE": "long"})
+
+
+if Path("benchmarks").is_dir():
+
+    @nox.session(default=False)
+    def benchmarks(session: nox.Session) -> None:
+        """Each claim of speed, measured beside its peer."""
+        session.install(".", "--group", "benchmarks")
+        session.run("python", "-m", "benchmarks", *session.posargs)
