@@ -1,0 +1,331 @@
+"""Provider models whose HTTP client belongs to the running event loop.
+
+langchain-openai and langchain-anthropic keep one HTTP client per process and base address. Its pooled connections
+belong to the event loop that opened them, so the next loop, of either backend, breaks on them. Besides, `ChatOpenAI`
+bounds the wait for each chunk with `asyncio.wait_for`. Here a model is given, in a copy, a client of this event loop
+and a bound that holds on every backend.
+
+What the providers' packages keep private is touched in this module alone; where it is not as known, the model runs as
+it is. No provider is imported: a model of one exists only where its package is imported already.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final, final
+
+from anyio import move_on_after
+from anyio.lowlevel import RunVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Hashable
+
+    from langchain_core.language_models import BaseChatModel
+
+CLOSING_SECONDS: Final = 5.0
+
+
+def for_current_loop(model: BaseChatModel) -> BaseChatModel:
+    """The model to run on the current event loop: the same object, or a copy with a client of this loop.
+
+    A model of OpenAI's or Anthropic's that uses its default HTTP client is copied. The copy's SDK client has an HTTP
+    client with the same address, timeout, proxy and socket options, which all such models on this event loop share and
+    which is closed at the loop's end. A client that the user supplied is used as it is.
+    `ChatOpenAI.stream_chunk_timeout` holds on every backend, also with a client that the user supplied, closes the
+    connection and raises `langchain_openai.StreamChunkTimeoutError`.
+
+    Call it in a task of the event loop, once for each run, so that the copy has the model's settings of that time. It
+    is not a checkpoint. Opening a client, the first time that its settings are met, takes some 20 milliseconds, nearly
+    all of them for TLS certificates. Clients stay until the loop ends, as the originals stay until the process ends:
+    one for each combination of settings.
+
+    Args:
+        model: Any chat model. It is never changed.
+    """
+    openai_models = sys.modules.get("langchain_openai.chat_models.base")
+    if openai_models is not None and isinstance(model, openai_models.BaseChatOpenAI):
+        return _openai_for_current_loop(model)
+    anthropic_models = sys.modules.get("langchain_anthropic.chat_models")
+    if anthropic_models is not None and isinstance(model, anthropic_models.ChatAnthropic):
+        return _anthropic_for_current_loop(model)
+    return model
+
+
+def _openai_for_current_loop(model: Any) -> BaseChatModel:
+    import langchain_openai
+
+    changes: dict[str, Any] = {}
+    sdk, completions = model.root_async_client, model.async_client
+    http = _openai_http_client(model)
+    if http is not None:
+        sdk = sdk.with_options(http_client=http)
+        completions = sdk.chat.completions
+        changes = {"root_async_client": sdk, "async_client": completions}
+    if model.stream_chunk_timeout and model.stream_chunk_timeout > 0:
+        limit = _ChunkTimeout(
+            model.stream_chunk_timeout, model.model_name, langchain_openai.StreamChunkTimeoutError
+        )
+        changes = {
+            "root_async_client": sdk and _Resource(sdk, limit),
+            "async_client": completions and _Resource(completions, limit),
+            "stream_chunk_timeout": None,
+        }
+    return model.model_copy(update=changes) if changes else model
+
+
+def _openai_http_client(model: Any) -> Any:
+    """The HTTP client of this loop for a model of OpenAI's; none if the user supplied one."""
+    import langchain_openai
+    import openai
+
+    sdk = model.root_async_client
+    used = _http_client(sdk)
+    # The client for `openai_proxy` stands where the user's own would; langchain-openai refuses to be given both.
+    proxied = used is not None and bool(model.openai_proxy) and used is model.http_async_client
+    if not proxied and not _is_default(used, openai.DefaultAsyncHttpxClient):
+        return None
+    if sdk.chat.completions is not model.async_client:
+        return None
+    made_by_sdk = type(used).__module__.startswith("openai.")
+    if made_by_sdk and type(model) is langchain_openai.ChatOpenAI:
+        # Only other models leave the HTTP client to the SDK, so this SDK client is the user's.
+        return None
+    socket_options = model.http_socket_options
+    if socket_options is not None:
+        socket_options = tuple(socket_options)
+
+    def open_client() -> Any:
+        if made_by_sdk:
+            return openai.DefaultAsyncHttpxClient(base_url=used.base_url, timeout=used.timeout)
+        # What socket options and a proxy come to is langchain-openai's business, so another model is asked for its
+        # client. That is not a shared one: clients whose timeout is a `Timeout`, which has no hash, are not cached.
+        donor = langchain_openai.ChatOpenAI(
+            api_key="unused",  # type: ignore[arg-type]
+            base_url=str(used.base_url),
+            timeout=used.timeout,
+            openai_proxy=model.openai_proxy,
+            http_socket_options=socket_options,
+            # With one given, no client for synchronous calls is opened.
+            client=model.client or object(),
+        )
+        return _http_client(donor.root_async_client)
+
+    return _loop_clients().get((*_settings(used), model.openai_proxy, socket_options), open_client)
+
+
+def _anthropic_for_current_loop(model: Any) -> BaseChatModel:
+    import anthropic
+
+    copy = model.model_copy()
+    # It is made at its first use, so where the user's model has none yet, the copy makes its own. A user who wants
+    # another client can only put it there: `ChatAnthropic` has no parameter for it.
+    sdk = getattr(copy, "_async_client", None)
+    used = _http_client(sdk)
+    if not _is_default(used, anthropic.DefaultAsyncHttpxClient):
+        return model  # type: ignore[no-any-return]
+    proxy = model.anthropic_proxy
+
+    def open_client() -> Any:
+        options = {"proxy": proxy} if proxy else {}
+        return anthropic.DefaultAsyncHttpxClient(
+            base_url=used.base_url, timeout=used.timeout, **options
+        )
+
+    http = _loop_clients().get((*_settings(used), proxy), open_client)
+    # A cached property keeps its value in the instance's `__dict__`.
+    copy.__dict__["_async_client"] = sdk.with_options(http_client=http)
+    return copy  # type: ignore[no-any-return]
+
+
+def _http_client(sdk: Any) -> Any:
+    """The HTTP client of an SDK client, which shows it under no public name."""
+    return getattr(sdk, "_client", None)
+
+
+def _is_default(http: Any, public: type) -> bool:
+    """Whether an HTTP client is one that the provider's packages opened themselves.
+
+    Theirs are of private subclasses of the class that their SDK offers to users.
+    """
+    package = type(http).__module__.partition(".")[0]
+    return (
+        isinstance(http, public)
+        and type(http) is not public
+        and package.removeprefix("langchain_") in {"openai", "anthropic"}
+    )
+
+
+def _settings(http: Any) -> tuple[Hashable, ...]:
+    return type(http), str(http.base_url), tuple(sorted(http.timeout.as_dict().items()))
+
+
+@final
+class _LoopClients:
+    """The HTTP clients of one event loop, closed at its end."""
+
+    __slots__ = ("_closing", "_keeper", "_open")
+
+    def __init__(self) -> None:
+        self._open: dict[Hashable, Any] = {}
+        self._closing = AsyncExitStack()
+        # Every event loop closes, at its end, the asynchronous generators that were begun on it and are still there.
+        # This one awaits nothing before its `yield`, so it begins here and now.
+        self._keeper = self._close_at_the_end()
+        try:
+            self._keeper.__anext__().send(None)
+        except StopIteration:
+            pass
+
+    async def _close_at_the_end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            # The loop outlives what refers to it: these refer to it through their connections.
+            self._open.clear()
+            # trio runs this in a cancelled scope.
+            with move_on_after(CLOSING_SECONDS, shield=True):
+                await self._closing.aclose()
+
+    def get(self, key: Hashable, open_client: Callable[[], Any]) -> Any:
+        if key not in self._open:
+            client = open_client()
+            self._closing.push_async_callback(client.aclose)
+            self._open[key] = client
+        return self._open[key]
+
+
+_clients: RunVar[_LoopClients] = RunVar("langchain_anyio_http_clients")
+
+
+def _loop_clients() -> _LoopClients:
+    try:
+        return _clients.get()
+    except LookupError:
+        clients = _LoopClients()
+        _clients.set(clients)
+        return clients
+
+
+@final
+class _ChunkTimeout:
+    """How long a model waits for the next chunk, and what it raises then."""
+
+    __slots__ = ("error", "model_name", "seconds")
+
+    def __init__(self, seconds: float, model_name: str, error: Callable[..., Exception]) -> None:
+        self.seconds = seconds
+        self.model_name = model_name
+        self.error = error
+
+    def bound(self, response: Any) -> Any:
+        """The same response, bounded if it is a stream."""
+        if hasattr(response, "__anext__") or hasattr(response, "__aiter__"):
+            return _Stream(response, self)
+        if hasattr(response, "parse"):
+            return _RawResponse(response, self)
+        return response
+
+    def expired(self, chunks_received: int) -> Exception:
+        # As langchain-openai logs it, for those who watch for it.
+        logging.getLogger(getattr(self.error, "__module__", __name__)).warning(
+            "langchain_openai.stream_chunk_timeout fired",
+            extra={
+                "source": "stream_chunk_timeout",
+                "timeout_s": self.seconds,
+                "model_name": self.model_name,
+                "chunks_received": chunks_received,
+            },
+        )
+        return self.error(
+            self.seconds, model_name=self.model_name, chunks_received=chunks_received
+        )
+
+
+class _Forwarding:
+    """Everything that is not defined here is the target's."""
+
+    __slots__ = ("_limit", "_target")
+
+    def __init__(self, target: Any, limit: _ChunkTimeout) -> None:
+        self._target = target
+        self._limit = limit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+@final
+class _Resource(_Forwarding):
+    """An SDK client, or a part of its API, whose streams are bounded."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        if name in {"chat", "completions", "responses", "beta", "with_raw_response"}:
+            return _Resource(value, self._limit)
+        if name in {"create", "parse"}:
+
+            async def create(*args: Any, **kwargs: Any) -> Any:
+                return self._limit.bound(await value(*args, **kwargs))
+
+            return create
+        if name == "stream":
+            return lambda *args, **kwargs: _StreamManager(value(*args, **kwargs), self._limit)
+        return value
+
+
+@final
+class _RawResponse(_Forwarding):
+    """A response with its headers, whose content is a stream that is bounded."""
+
+    __slots__ = ()
+
+    def parse(self, **kwargs: Any) -> Any:
+        return self._limit.bound(self._target.parse(**kwargs))
+
+
+@final
+class _StreamManager(_Forwarding):
+    """A request that is sent as its block is entered."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> Any:
+        return self._limit.bound(await self._target.__aenter__())
+
+    async def __aexit__(self, *exc_info: Any) -> Any:
+        return await self._target.__aexit__(*exc_info)
+
+
+@final
+class _Stream(_Forwarding):
+    """An SDK stream with a bound on the wait for each chunk."""
+
+    __slots__ = ("_chunks", "_chunks_received")
+
+    def __init__(self, target: Any, limit: _ChunkTimeout) -> None:
+        super().__init__(target, limit)
+        # The SDKs' streams are iterators themselves; `__aiter__` only puts a generator before them that nobody closes.
+        self._chunks = target if hasattr(target, "__anext__") else target.__aiter__()
+        self._chunks_received = 0
+
+    async def __aenter__(self) -> _Stream:
+        await self._target.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> Any:
+        return await self._target.__aexit__(*exc_info)
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        # The wait that is cut short closes the response, as a cancelled one does.
+        with move_on_after(self._limit.seconds):
+            chunk = await self._chunks.__anext__()
+            self._chunks_received += 1
+            return chunk
+        raise self._limit.expired(self._chunks_received)
