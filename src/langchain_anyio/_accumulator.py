@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeAlias, cast, final
 
 from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import ToolCall, ToolCallChunk, UsageInfo
-from pydantic import ValidationError
 
 from ._core import finalize_tool_call_chunk
 
@@ -37,7 +36,7 @@ _WHOLE_BLOCKS = frozenset(
 )
 
 
-class _Rope:
+class Rope:
     """A value that pieces are added to, joined only when it is read."""
 
     __slots__ = ("_head", "_tail")
@@ -71,9 +70,9 @@ class _Prose:
 
     def __init__(self, name: Literal["text", "reasoning"]) -> None:
         self._name: Literal["text", "reasoning"] = name
-        self.total = _Rope()
-        self.blocks: dict[Any, _Rope] = {}
-        self.loose = _Rope()
+        self.total = Rope()
+        self.blocks: dict[Any, Rope] = {}
+        self.loose = Rope()
         """What came without an index; always text."""
 
     def grow(self, piece: Any, index: Any) -> Delta | None:
@@ -87,7 +86,7 @@ class _Prose:
         elif (block := self.blocks.get(index)) is not None:
             block.append(piece)
         else:
-            self.blocks[index] = _Rope("" + piece)
+            self.blocks[index] = Rope("" + piece)
         return self._name, self.checked(piece)
 
     def settle(self, whole: Any, index: Any) -> tuple[Any, Delta | None]:
@@ -98,9 +97,9 @@ class _Prose:
         """
         if index is None:
             if whole and whole != self.total.value:
-                self.total = _Rope(whole)
+                self.total = Rope(whole)
                 if isinstance(whole, str):
-                    self.loose = _Rope(whole)
+                    self.loose = Rope(whole)
             return self.total.value, None
         block = self.blocks.get(index)
         known = "" if block is None else block.value
@@ -111,7 +110,7 @@ class _Prose:
             tail = whole[len(known) :] if known else whole
             self.total.append(tail)
             delta = (self._name, self.checked(tail))
-        self.blocks[index] = _Rope(whole)
+        self.blocks[index] = Rope(whole)
         return whole, delta
 
     def final(self) -> Any:
@@ -135,7 +134,7 @@ class _Call:
 
     def __init__(self) -> None:
         self.fields: _Block = {}
-        self.args: _Rope | None = None
+        self.args: Rope | None = None
 
     def replace(self, snapshot: Mapping[Any, Any]) -> None:
         """Take a block that replaces what it names."""
@@ -143,7 +142,7 @@ class _Call:
             if value is None:
                 continue
             if key == "args":
-                self.args = _Rope(value)
+                self.args = Rope(value)
             else:
                 self.fields[key] = value
 
@@ -152,7 +151,7 @@ class _Call:
         for key in ("id", "name"):
             if chunk.get(key) and key not in self.fields:
                 self.fields[key] = chunk[key]
-        args = self.args or _Rope()
+        args = self.args or Rope()
         args.append(chunk.get("args") or "", operator.add)
         self.args = args
 
@@ -380,7 +379,7 @@ class Accumulator:
         usage = None
         try:
             usage = AIMessage("", usage_metadata=_copied(self.usage)).usage_metadata
-        except ValidationError:
+        except ValueError:
             pass
         # Not validated: the parts are sound by now, and text cut within a surrogate pair, which is not, must not make this raise.
         return AIMessage.model_construct(

@@ -14,3 +14,15 @@ from langchain_core.language_models._compat_bridge import (
 from langchain_core.language_models._compat_bridge import (
     message_to_events as message_to_events,
 )
+
+# Fields that come in pieces over several chunks (a `function_call`) are merged as `AIMessageChunk` merges them.
+from langchain_core.utils._merge import merge_dicts as merge_dicts
+
+try:
+    # Metadata for tracing under this key must not reach the message.
+    from langchain_core.utils._gateway import (
+        GATEWAY_METADATA_RESPONSE_KEY as GATEWAY_METADATA_RESPONSE_KEY,
+    )
+except ImportError:
+    # Releases before 1.6 have no gateway, and their models do not set the key.
+    GATEWAY_METADATA_RESPONSE_KEY = "lc_gateway_metadata"

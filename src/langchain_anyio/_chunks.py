@@ -1,0 +1,351 @@
+"""Chat model chunks in, protocol events out. No I/O."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, final
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.block_translators import get_translator
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_protocol.protocol import MessagesData
+
+from ._accumulator import Rope
+from ._core import (
+    GATEWAY_METADATA_RESPONSE_KEY,
+    finalize_tool_call_chunk,
+    merge_dicts,
+)
+from ._core import message_to_events as message_to_events
+
+# The field of a block that its slices add to. Of the other types those with data grow by it, and the rest are whole.
+_GROWING = {
+    "text": "text",
+    "reasoning": "reasoning",
+    "tool_call_chunk": "args",
+    "server_tool_call_chunk": "args",
+}
+_FINISHED_CALL = {
+    "tool_call_chunk": "tool_call",
+    "server_tool_call_chunk": "server_tool_call",
+}
+# Large, and no use before the block is finished.
+_NOT_AT_START = frozenset({"args", "data", "output", "transcript", "value"})
+_REQUIRED_AT_START = {
+    "tool_call": "args",
+    "server_tool_call": "args",
+    "non_standard": "value",
+}
+# Providers whose translator makes of a chunk that is text, and nothing else, that text. Read in langchain-core's `block_translators`.
+_PLAIN_PROVIDERS = frozenset(
+    {
+        "anthropic",
+        "bedrock",
+        "bedrock_converse",
+        "google_genai",
+        "google_vertexai",
+        "groq",
+        "openai",
+    }
+)
+_NO_INDEX = object()
+_TEXT_KEY = (_NO_INDEX, "text", 0)
+
+
+def _start_of(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a block before its content."""
+    kind = block.get("type", "text")
+    if kind in _FINISHED_CALL:
+        start = {key: block.get(key) for key in ("type", "id", "name", "index")}
+        required = ("type", "id", "name") if kind == "tool_call_chunk" else ("type",)
+        start = {
+            key: value
+            for key, value in start.items()
+            if key in required or value is not None
+        }
+        return {**start, "args": ""}
+    if kind in _GROWING:
+        omitted = {"text", "annotations"} if kind == "text" else {"reasoning"}
+        start = {
+            key: value
+            for key, value in block.items()
+            if key != "index" and key not in omitted
+        }
+        return {**start, kind: ""}
+    start = {key: value for key, value in block.items() if key not in _NOT_AT_START}
+    if kind in _REQUIRED_AT_START:
+        start[_REQUIRED_AT_START[kind]] = {}
+    return start
+
+
+def _delta_of(block: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a slice of a block adds to it."""
+    kind = block.get("type")
+    name = _GROWING.get(kind, "data")
+    content = block.get(name)
+    if not content:
+        return None
+    if kind in _FINISHED_CALL:
+        return {"type": "tool-call-delta", "args": content}
+    delta = {"type": f"{name}-delta", name: content}
+    if name == "data" and block.get("encoding") == "base64":
+        delta["encoding"] = "base64"
+    return delta
+
+
+@final
+class _Block:
+    """A block as far as it has come."""
+
+    __slots__ = ("_fields", "_grown", "_name", "index")
+
+    def __init__(self, index: int, block: Mapping[str, Any]) -> None:
+        self.index = index
+        self._replace(block)
+
+    def _replace(self, block: Mapping[str, Any]) -> None:
+        self._fields = dict(block)
+        self._grown: Rope | None = None
+
+    def extend(self, block: Mapping[str, Any]) -> None:
+        """Add the next slice, or take a whole block in place of this one."""
+        kind = self._fields.get("type")
+        name = _GROWING.get(kind, "data")
+        if block.get("type") != kind or (name == "data" and "data" not in block):
+            self._replace(block)
+            return
+        if self._grown is None:
+            start = self._fields.get(name, "")
+            self._name = name
+            self._grown = Rope(start if kind == name else start or "")
+        piece = block.get(name, "")
+        self._grown.append(piece if kind == name else piece or "", operator.add)
+        for key, value in block.items():
+            if value is None or key in ("type", name):
+                continue
+            if name == "args" and key not in ("id", "name"):
+                continue
+            if key == "extras" and isinstance(value, dict):
+                value = {**(self._fields.get(key) or {}), **value}
+            self._fields[key] = value
+
+    def append(self, text: str) -> None:
+        """Add a slice that is text and nothing else."""
+        if self._grown is None:
+            self.extend({"type": "text", "text": text})
+        else:
+            self._grown.append(text)
+
+    def finished(self) -> dict[str, Any]:
+        fields = self._fields
+        if self._grown is not None:
+            fields[self._name] = self._grown.value
+        kind = fields.get("type")
+        if kind not in _FINISHED_CALL:
+            return fields
+        # An index on a client's call would let chunks that are merged later spoil the parsed arguments.
+        parsed = {"type", "id", "name", "args"}
+        if kind == "tool_call_chunk":
+            parsed.add("index")
+        block = finalize_tool_call_chunk(
+            raw_args=fields.get("args"),
+            id_=fields.get("id"),
+            name=fields.get("name"),
+            extras={
+                key: value
+                for key, value in fields.items()
+                if key not in parsed and value is not None
+            },
+            finalized_type=_FINISHED_CALL[kind],
+        )
+        return cast("dict[str, Any]", block)
+
+
+def _is_plain(message: AIMessageChunk) -> bool:
+    """Whether the chunk is text and nothing else, but for its metadata."""
+    return isinstance(message.content, str) and not (
+        message.additional_kwargs
+        or message.tool_calls
+        or message.tool_call_chunks
+        or message.usage_metadata
+    )
+
+
+@final
+class ChunkBridge:
+    """Turns the chunks of one message into its protocol events.
+
+    Not safe for use by several threads at once. Memory and time grow linearly with the chunks.
+
+    Args:
+        message_id: The id of the message; without one, that of the first chunk.
+        generation_info: Where to put metadata that is for tracing alone and not for the message.
+
+    Ports `langchain_core.language_models._compat_bridge.chunks_to_events`, event for event.
+    """
+
+    __slots__ = (
+        "_additional_kwargs",
+        "_blocks",
+        "_generation_info",
+        "_message_id",
+        "_plain",
+        "_plain_metadata",
+        "_response_metadata",
+        "_started",
+        "_usage",
+    )
+
+    def __init__(
+        self,
+        message_id: str | None = None,
+        generation_info: dict[str, Any] | None = None,
+    ) -> None:
+        self._message_id = message_id
+        self._generation_info = generation_info
+        self._started = False
+        self._blocks: dict[Any, _Block] = {}
+        self._usage: dict[str, Any] = {}
+        self._response_metadata: dict[str, Any] = {}
+        self._additional_kwargs: dict[str, Any] = {}
+        self._plain: _Block | None = None
+        """The block that plain text goes to, if the last chunk was plain text."""
+        self._plain_metadata: dict[str, Any] = {}
+        """The metadata of that chunk; a chunk with other metadata may not be as plain."""
+
+    def feed(self, chunk: ChatGenerationChunk) -> Sequence[MessagesData]:
+        """Take the next chunk.
+
+        Args:
+            chunk: What a model's `_stream` or `_astream` yields. Messages other than `AIMessageChunk` are ignored.
+
+        Returns:
+            The events of this chunk.
+        """
+        message = chunk.message
+        plain = self._plain
+        if (
+            plain is not None
+            and type(message) is AIMessageChunk
+            and message.response_metadata == self._plain_metadata
+            and not chunk.generation_info
+            and _is_plain(message)
+        ):
+            text = message.content
+            if not text:
+                return ()
+            plain.append(text)
+            return (
+                {
+                    "event": "content-block-delta",
+                    "index": plain.index,
+                    "delta": {"type": "text-delta", "text": text},
+                },
+            )
+        if not isinstance(message, AIMessageChunk):
+            return ()
+        self._plain = None
+        events = self._feed_any(message, chunk.generation_info)
+        if _is_plain(message) and not chunk.generation_info:
+            provider = message.response_metadata.get("model_provider")
+            if not provider or provider in _PLAIN_PROVIDERS or not get_translator(provider):
+                self._plain = self._blocks.get(_TEXT_KEY)
+                self._plain_metadata = message.response_metadata.copy()
+        return events
+
+    def finish(self) -> Sequence[MessagesData]:
+        """End the message.
+
+        Returns:
+            The closing events, none if there was no chunk.
+        """
+        if not self._started:
+            return ()
+        events: list[Any] = [
+            {
+                "event": "content-block-finish",
+                "index": block.index,
+                "content": block.finished(),
+            }
+            for block in self._blocks.values()
+        ]
+        finish: dict[str, Any] = {"event": "message-finish"}
+        for key, value in (
+            ("usage", self._usage),
+            ("metadata", self._response_metadata),
+            ("additional_kwargs", self._additional_kwargs),
+        ):
+            if value:
+                finish[key] = value
+        return [*events, finish]
+
+    def _feed_any(
+        self, message: AIMessageChunk, generation_info: dict[str, Any] | None
+    ) -> Sequence[MessagesData]:
+        events: list[Any] = []
+        metadata = {**(generation_info or {}), **message.response_metadata}
+        for_tracing = metadata.pop(GATEWAY_METADATA_RESPONSE_KEY, None)
+        if self._generation_info is not None and isinstance(for_tracing, dict):
+            self._generation_info[GATEWAY_METADATA_RESPONSE_KEY] = for_tracing
+        self._response_metadata.update(metadata)
+        if message.additional_kwargs:
+            self._additional_kwargs = merge_dicts(
+                self._additional_kwargs, message.additional_kwargs
+            )
+        if not self._started:
+            self._started = True
+            events.append(self._start_of(message))
+        try:
+            blocks = message.content_blocks
+        except Exception:
+            # A chunk that cannot be understood adds no block; what it says besides still counts.
+            blocks = []
+        for position, block in enumerate(cast("list[dict[str, Any]]", blocks)):
+            if not isinstance(block, dict):
+                continue
+            key = block.get("index")
+            if key is None:
+                key = (_NO_INDEX, block.get("type"), position)
+            if key in self._blocks:
+                self._blocks[key].extend(block)
+            else:
+                self._blocks[key] = _Block(len(self._blocks), block)
+                events.append(
+                    {
+                        "event": "content-block-start",
+                        "index": self._blocks[key].index,
+                        "content": _start_of(block),
+                    }
+                )
+            if delta := _delta_of(block):
+                events.append(
+                    {
+                        "event": "content-block-delta",
+                        "index": self._blocks[key].index,
+                        "delta": delta,
+                    }
+                )
+        if message.usage_metadata:
+            self._add_usage(message.usage_metadata)
+        return events
+
+    def _start_of(self, message: AIMessageChunk) -> dict[str, Any]:
+        message_id = message.id if self._message_id is None else self._message_id
+        start: dict[str, Any] = {"event": "message-start", "role": "ai", "id": message_id or ""}
+        metadata = {
+            key: message.response_metadata[name]
+            for key, name in (("provider", "model_provider"), ("model", "model_name"))
+            if name in message.response_metadata
+        }
+        if metadata:
+            start["metadata"] = metadata
+        return start
+
+    def _add_usage(self, usage: Mapping[str, Any]) -> None:
+        for key in ("input_tokens", "output_tokens", "total_tokens"):
+            if key in usage:
+                self._usage[key] = self._usage.get(key, 0) + usage[key]
+        for key in ("input_token_details", "output_token_details"):
+            if usage.get(key):
+                self._usage.setdefault(key, {}).update(usage[key])
