@@ -16,8 +16,7 @@ from langchain_protocol.protocol import ToolCall, ToolCallChunk, UsageInfo
 from ._core import finalize_tool_call_chunk
 
 Delta: TypeAlias = (
-    tuple[Literal["text", "reasoning"], str]
-    | tuple[Literal["tool_calls"], ToolCallChunk]
+    tuple[Literal["text", "reasoning"], str] | tuple[Literal["tool_calls"], ToolCallChunk]
 )
 """What an event adds to a projection, after the name of that projection."""
 
@@ -46,9 +45,7 @@ class Rope:
         self._head = value
         self._tail: list[str] = []
 
-    def append(
-        self, piece: Any, add: Callable[[Any, Any], Any] = operator.iadd
-    ) -> None:
+    def append(self, piece: Any, add: Callable[[Any, Any], Any] = operator.iadd) -> None:
         if isinstance(piece, str) and isinstance(self._head, str):
             self._tail.append(piece)
         else:
@@ -71,23 +68,24 @@ class _Prose:
     def __init__(self, name: Literal["text", "reasoning"]) -> None:
         self._name: Literal["text", "reasoning"] = name
         self.total = Rope()
-        self.blocks: dict[Any, Rope] = {}
-        self.loose = Rope()
-        """What came without an index; always text."""
+        self.blocks: dict[Any, list[str]] = {}
+        self.loose: list[str] = []
+        """What came without an index."""
 
     def grow(self, piece: Any, index: Any) -> Delta | None:
         """Take one delta."""
         if not piece:
             return None
         self.total.append(piece)
+        if not isinstance(piece, str):
+            raise self._not_text(piece)
         if index is None:
-            if isinstance(piece, str):
-                self.loose.append(piece)
+            self.loose.append(piece)
         elif (block := self.blocks.get(index)) is not None:
             block.append(piece)
         else:
-            self.blocks[index] = Rope("" + piece)
-        return self._name, self.checked(piece)
+            self.blocks[index] = [piece]
+        return self._name, piece
 
     def settle(self, whole: Any, index: Any) -> tuple[Any, Delta | None]:
         """Take a finished block, whose own text wins over that of its deltas.
@@ -98,32 +96,34 @@ class _Prose:
         if index is None:
             if whole and whole != self.total.value:
                 self.total = Rope(whole)
-                if isinstance(whole, str):
-                    self.loose = Rope(whole)
+                self.loose = [whole] if isinstance(whole, str) else []
             return self.total.value, None
-        block = self.blocks.get(index)
-        known = "" if block is None else block.value
+        known = "".join(self.blocks.get(index, ()))
         if not whole or whole == known:
             return known, None
         delta: Delta | None = None
         if not known or whole.startswith(known):
             tail = whole[len(known) :] if known else whole
             self.total.append(tail)
-            delta = (self._name, self.checked(tail))
-        self.blocks[index] = Rope(whole)
+            if not isinstance(tail, str):
+                raise self._not_text(tail)
+            delta = (self._name, tail)
+        self.blocks[index] = [whole]
         return whole, delta
 
-    def final(self) -> Any:
+    def joined(self) -> Any:
         """The indexed blocks in their order or, if there is none, all that came."""
         if self.blocks:
-            return "".join(self.blocks[index].value for index in sorted(self.blocks))
+            return "".join("".join(self.blocks[index]) for index in sorted(self.blocks))
         return self.total.value
 
     def checked(self, value: Any) -> str:
         if not isinstance(value, str):
-            msg = f"{self._name} must be a string, not {type(value).__name__}"
-            raise TypeError(msg)
+            raise self._not_text(value)
         return value
+
+    def _not_text(self, value: Any) -> TypeError:
+        return TypeError(f"{self._name} must be a string, not {type(value).__name__}")
 
 
 @final
@@ -326,6 +326,10 @@ class Accumulator:
             return None
         kind = event.get("event")
         if kind == "content-block-delta":
+            delta = event.get("delta")
+            if isinstance(delta, dict) and delta.get("type") == "text-delta":
+                # By far the most frequent event.
+                return self._text.grow(delta.get("text"), event.get("index"))
             return self._delta(event)
         if kind == "content-block-start":
             return self._start_block(event)
@@ -358,10 +362,7 @@ class Accumulator:
         """
         if self.message is not None:
             return self.message.model_copy(
-                update={
-                    name: _copied(value)
-                    for name, value in self.message.__dict__.items()
-                }
+                update={name: _copied(value) for name, value in self.message.__dict__.items()}
             )
         open_calls = {
             index: call.unfinished()
@@ -370,11 +371,10 @@ class Accumulator:
         calls = [
             _sound(call) for call in [*self.tool_calls, *self._invalid_calls, *open_calls.values()]
         ]
-        metadata: dict[str, Any] = {}
         try:
             metadata = _copied(self._response_metadata())
         except (TypeError, ValueError):
-            pass
+            metadata = {"output_version": "v1"}
         metadata["partial"] = True
         usage = None
         try:
@@ -405,14 +405,14 @@ class Accumulator:
         loose: list[_Block] = []
         for name, prose in (("reasoning", self._reasoning), ("text", self._text)):
             placed += [
-                (index, {"type": name, name: rope.value, "index": index})
-                for index, rope in prose.blocks.items()
+                (index, {"type": name, name: "".join(parts), "index": index})
+                for index, parts in prose.blocks.items()
                 if index not in blocks
             ]
-            if prose.loose.value:
-                loose.append({"type": name, name: prose.loose.value})
-        if not placed and not self._reasoning.loose.value:
-            return cast("str", self._text.loose.value)
+            if prose.loose:
+                loose.append({"type": name, name: "".join(prose.loose)})
+        if not placed and not self._reasoning.loose:
+            return "".join(self._text.loose)
         rank = {index: n for n, index in enumerate(_sorted([*dict(placed)]))}
         placed.sort(key=lambda item: rank[item[0]])
         return [block for _, block in placed] + loose
@@ -582,7 +582,7 @@ class Accumulator:
         self.finish_reason = _finish_reason(self._finish_metadata)
         self._sweep(self._calls, "tool_call")
         self._sweep(self._server_calls, "server_tool_call")
-        text, reasoning = self._text.final(), self._reasoning.final()
+        text, reasoning = self._text.joined(), self._reasoning.joined()
         self.text = self._text.checked(text)
         self.reasoning = self._reasoning.checked(reasoning)
         self.message = self._assembled()

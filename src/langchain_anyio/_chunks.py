@@ -59,18 +59,12 @@ def _start_of(block: Mapping[str, Any]) -> dict[str, Any]:
     if kind in _FINISHED_CALL:
         start = {key: block.get(key) for key in ("type", "id", "name", "index")}
         required = ("type", "id", "name") if kind == "tool_call_chunk" else ("type",)
-        start = {
-            key: value
-            for key, value in start.items()
-            if key in required or value is not None
-        }
+        start = {key: value for key, value in start.items() if key in required or value is not None}
         return {**start, "args": ""}
     if kind in _GROWING:
         omitted = {"text", "annotations"} if kind == "text" else {"reasoning"}
         start = {
-            key: value
-            for key, value in block.items()
-            if key != "index" and key not in omitted
+            key: value for key, value in block.items() if key != "index" and key not in omitted
         }
         return {**start, kind: ""}
     start = {key: value for key, value in block.items() if key not in _NOT_AT_START}

@@ -5,6 +5,15 @@ No other module imports one, so what a new release of langchain-core can break i
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.language_models import BaseChatModel, SimpleChatModel
+
 # The bridge and the accumulator must agree with langchain-core on which arguments of a tool call parse.
 from langchain_core.language_models._compat_bridge import (
     finalize_tool_call_chunk as finalize_tool_call_chunk,
@@ -26,3 +35,179 @@ try:
 except ImportError:
     # Releases before 1.6 have no gateway, and their models do not set the key.
     GATEWAY_METADATA_RESPONSE_KEY = "lc_gateway_metadata"
+
+# What each public method of a chat model does to its arguments before the model's own method sees them.
+from langchain_core.language_models._utils import (
+    _filter_invocation_params_for_tracing,
+    _normalize_messages,
+)
+from langchain_core.language_models.chat_models import (
+    _format_for_tracing,
+    _format_ls_structured_output,
+    _gen_info_and_msg_metadata,
+    _generate_response_from_error,
+)
+from langchain_core.messages import LC_ID_PREFIX, AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.runnables import RunnableBinding, RunnableConfig, ensure_config
+
+# The steps of a sequence, and the tracing of what they call, find their parent run in the context.
+from langchain_core.runnables.config import _set_config_context as set_config_context
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of a chat model, all that a caller says worked out as langchain-core works it out.
+
+    Attributes:
+        messages: The input, as the model's own methods take it.
+        stop: The stop sequences, for the model's own methods.
+        kwargs: The keyword arguments, for the model's own methods.
+        callbacks: The handlers, tags and metadata of the call.
+        traced: The input, as handlers are shown it.
+        start: The keyword arguments that handlers are given at the start.
+        run_id: The id of the run, where the caller named one.
+    """
+
+    messages: list[BaseMessage]
+    stop: list[str] | None
+    kwargs: dict[str, Any]
+    callbacks: AsyncCallbackManager
+    serialized: dict[str, Any]
+    traced: list[BaseMessage]
+    start: dict[str, Any]
+    run_id: UUID | None
+
+
+def prepare_call(
+    model: BaseChatModel,
+    input: Any,
+    config: RunnableConfig | None,
+    stop: list[str] | None,
+    kwargs: dict[str, Any],
+) -> ModelCall:
+    """Work out a call as `BaseChatModel.astream_events(version="v3")` does before it starts."""
+    config = ensure_config(config)
+    messages = model._convert_input(input).to_messages()
+    kwargs = dict(kwargs)
+    # For tracing alone: providers refuse what they do not know.
+    structured = kwargs.pop("ls_structured_output_format", None)
+    structured = structured or kwargs.pop("structured_output_format", None)
+    params = model._get_invocation_params(stop=stop, **kwargs)
+    callbacks = AsyncCallbackManager.configure(
+        config.get("callbacks"),
+        model.callbacks,
+        model.verbose,
+        config.get("tags"),
+        model.tags,
+        {
+            **(config.get("metadata") or {}),
+            **model._get_ls_params_with_defaults(stop=stop, **kwargs),
+        },
+        model.metadata,
+        langsmith_inheritable_metadata=_filter_invocation_params_for_tracing(params),
+    )
+    return ModelCall(
+        messages=_normalize_messages(messages),
+        stop=stop,
+        kwargs=kwargs,
+        callbacks=callbacks,
+        serialized=model._serialized,
+        traced=_format_for_tracing(messages),
+        start={
+            "invocation_params": params,
+            "options": {
+                "stop": stop,
+                **{key: params[key] for key in kwargs if key in params},
+                **_format_ls_structured_output(structured),
+            },
+            "name": config.get("run_name"),
+            "batch_size": 1,
+        },
+        run_id=config.get("run_id"),
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The method of a model that its answer is had from.
+
+    Attributes:
+        gives: What the method gives: protocol events, chunks, or the whole answer at once.
+        blocking: Whether it has to run in a worker thread.
+        method: The method.
+    """
+
+    gives: Literal["events", "chunks", "answer"]
+    blocking: bool
+    method: Callable[..., Any]
+
+
+def source_of(model: BaseChatModel, kwargs: dict[str, Any]) -> Source:
+    """Choose the method to have the answer from: what streams before what does not, async before sync.
+
+    The methods that `BaseChatModel` has itself are left out: they need asyncio, and do no more than to
+    hand over to the others.
+    """
+    cls = type(model)
+    if model.disable_streaming is not True and not (
+        model.disable_streaming == "tool_calling" and kwargs.get("tools")
+    ):
+        if hasattr(model, "_astream_chat_model_events"):
+            return Source("events", False, model._astream_chat_model_events)
+        if cls._astream is not BaseChatModel._astream:
+            return Source("chunks", False, model._astream)
+        if cls._stream is not BaseChatModel._stream:
+            return Source("chunks", True, model._stream)
+        if hasattr(model, "_stream_chat_model_events"):
+            return Source("events", True, model._stream_chat_model_events)
+    if cls._agenerate not in (BaseChatModel._agenerate, SimpleChatModel._agenerate):
+        return Source("answer", False, _with_run_manager_if_taken(model._agenerate))
+    return Source("answer", True, _with_run_manager_if_taken(model._generate))
+
+
+def _with_run_manager_if_taken(method: Callable[..., Any]) -> Callable[..., Any]:
+    if "run_manager" in inspect.signature(method).parameters:
+        return method
+    return lambda *args, run_manager, **kwargs: method(*args, **kwargs)
+
+
+def answer_of(result: ChatResult) -> AIMessage:
+    """Return the message of a model that does not stream, with the metadata that `ainvoke` gives it."""
+    generation = result.generations[0]
+    message = generation.message
+    if not isinstance(message, AIMessage):
+        raise TypeError(
+            f"the model's _generate must give an AIMessage, not {type(message).__name__}"
+        )
+    metadata = _gen_info_and_msg_metadata(generation)
+    if len(result.generations) == 1 and result.llm_output is not None:
+        metadata = {**result.llm_output, **metadata}
+    return message.model_copy(update={"response_metadata": metadata})
+
+
+def end_response(message: AIMessage, generation_info: dict[str, Any]) -> LLMResult:
+    """Return what `on_llm_end` is given."""
+    return LLMResult(
+        generations=[[ChatGeneration(message=message, generation_info=generation_info or None)]]
+    )
+
+
+def error_response(error: BaseException, generation_info: dict[str, Any]) -> LLMResult:
+    """Return what `on_llm_error` is given: what the provider's response says, if the error has one."""
+    generations = _generate_response_from_error(error)
+    if generation_info:
+        if not generations:
+            generations = [ChatGeneration(message=AIMessage(content=""))]
+        generations[0].generation_info = {
+            **generation_info,
+            **(generations[0].generation_info or {}),
+        }
+    return LLMResult(generations=[generations] if generations else [])
+
+
+def bound_config(
+    binding: RunnableBinding[Any, Any], config: RunnableConfig | None
+) -> RunnableConfig:
+    """Return the config that a binding passes on when it is called with `config`."""
+    return binding._merge_configs(config)
