@@ -158,7 +158,7 @@ class _Call:
     def finalized(self, kind: str) -> _Block:
         """Parse the arguments into a block of this kind, or an invalid tool call."""
         block = finalize_tool_call_chunk(
-            raw_args=self.args and self.args.value,
+            raw_args=None if self.args is None else self.args.value,
             id_=self.fields.get("id"),
             name=self.fields.get("name"),
             extras={
@@ -176,7 +176,7 @@ class _Call:
             "type": "invalid_tool_call",
             "id": self.fields.get("id"),
             "name": self.fields.get("name"),
-            "args": self.args and self.args.value,
+            "args": None if self.args is None else self.args.value,
             "error": "The tool call is unfinished",
         }
 
@@ -369,7 +369,12 @@ class Accumulator:
             for index, call in [*self._calls.items(), *self._server_calls.items()]
         }
         calls = [
-            _sound(call) for call in [*self.tool_calls, *self._invalid_calls, *open_calls.values()]
+            _sound(call)
+            for call in (
+                *cast("list[_Block]", self.tool_calls),
+                *self._invalid_calls,
+                *open_calls.values(),
+            )
         ]
         try:
             metadata = _copied(self._response_metadata())
@@ -399,7 +404,7 @@ class Accumulator:
             response_metadata=metadata,
         )
 
-    def _content_so_far(self, open_calls: dict[Any, _Block]) -> str | list[str | _Block]:
+    def _content_so_far(self, open_calls: dict[Any, _Block]) -> str | list[_Block]:
         blocks = {**self._blocks, **open_calls}
         placed = [(index, _sound(block)) for index, block in blocks.items()]
         loose: list[_Block] = []
@@ -494,7 +499,7 @@ class Accumulator:
             call.replace(snapshot)
             args = snapshot.get("args")
             if isinstance(args, str):
-                known = (held and held.value) or ""
+                known = "" if held is None else held.value or ""
                 if not args.startswith(known):
                     self._quiet.add(index)
                 elif len(args) > len(known):

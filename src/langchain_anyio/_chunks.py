@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.block_translators import get_translator
-from langchain_core.outputs import ChatGenerationChunk
-from langchain_protocol.protocol import MessagesData
 
 from ._accumulator import Rope
 from ._core import (
@@ -19,14 +16,20 @@ from ._core import (
 )
 from ._core import message_to_events as message_to_events
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from langchain_core.outputs import ChatGenerationChunk
+    from langchain_protocol.protocol import MessagesData
+
 # The field of a block that its slices add to. Of the other types those with data grow by it, and the rest are whole.
-_GROWING = {
+_GROWING: Mapping[Any, str] = {
     "text": "text",
     "reasoning": "reasoning",
     "tool_call_chunk": "args",
     "server_tool_call_chunk": "args",
 }
-_FINISHED_CALL = {
+_FINISHED_CALL: Mapping[Any, str] = {
     "tool_call_chunk": "tool_call",
     "server_tool_call_chunk": "server_tool_call",
 }
@@ -37,7 +40,7 @@ _REQUIRED_AT_START = {
     "server_tool_call": "args",
     "non_standard": "value",
 }
-# Providers whose translator makes of a chunk that is text, and nothing else, that text. Read in langchain-core's `block_translators`.
+# Providers whose translators, read in langchain-core's `block_translators`, make one block of a chunk that is text and nothing else.
 _PLAIN_PROVIDERS = frozenset(
     {
         "anthropic",
@@ -166,6 +169,14 @@ def _is_plain(message: AIMessageChunk) -> bool:
     )
 
 
+def _stays_plain(provider: Any) -> bool:
+    """Whether what is plain text in a chunk of this provider is so in its content blocks."""
+    return not provider or (
+        isinstance(provider, str)
+        and (provider in _PLAIN_PROVIDERS or get_translator(provider) is None)
+    )
+
+
 @final
 class ChunkBridge:
     """Turns the chunks of one message into its protocol events.
@@ -226,7 +237,7 @@ class ChunkBridge:
             and not chunk.generation_info
             and _is_plain(message)
         ):
-            text = message.content
+            text = cast("str", message.content)
             if not text:
                 return ()
             plain.append(text)
@@ -241,11 +252,13 @@ class ChunkBridge:
             return ()
         self._plain = None
         events = self._feed_any(message, chunk.generation_info)
-        if _is_plain(message) and not chunk.generation_info:
-            provider = message.response_metadata.get("model_provider")
-            if not provider or provider in _PLAIN_PROVIDERS or not get_translator(provider):
-                self._plain = self._blocks.get(_TEXT_KEY)
-                self._plain_metadata = message.response_metadata.copy()
+        if (
+            _is_plain(message)
+            and not chunk.generation_info
+            and _stays_plain(message.response_metadata.get("model_provider"))
+        ):
+            self._plain = self._blocks.get(_TEXT_KEY)
+            self._plain_metadata = message.response_metadata.copy()
         return events
 
     def finish(self) -> Sequence[MessagesData]:
@@ -290,12 +303,13 @@ class ChunkBridge:
         if not self._started:
             self._started = True
             events.append(self._start_of(message))
+        blocks: Sequence[Any]
         try:
             blocks = message.content_blocks
-        except Exception:
+        except Exception:  # noqa: BLE001
             # A chunk that cannot be understood adds no block; what it says besides still counts.
-            blocks = []
-        for position, block in enumerate(cast("list[dict[str, Any]]", blocks)):
+            blocks = ()
+        for position, block in enumerate(blocks):
             if not isinstance(block, dict):
                 continue
             key = block.get("index")

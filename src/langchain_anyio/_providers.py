@@ -54,8 +54,6 @@ def for_current_loop(model: BaseChatModel) -> BaseChatModel:
 
 
 def _openai_for_current_loop(model: Any) -> BaseChatModel:
-    import langchain_openai
-
     changes: dict[str, Any] = {}
     sdk, completions = model.root_async_client, model.async_client
     http = _openai_http_client(model)
@@ -65,21 +63,22 @@ def _openai_for_current_loop(model: Any) -> BaseChatModel:
         changes = {"root_async_client": sdk, "async_client": completions}
     if model.stream_chunk_timeout and model.stream_chunk_timeout > 0:
         limit = _ChunkTimeout(
-            model.stream_chunk_timeout, model.model_name, langchain_openai.StreamChunkTimeoutError
+            model.stream_chunk_timeout,
+            model.model_name,
+            sys.modules["langchain_openai"].StreamChunkTimeoutError,
         )
         changes = {
             "root_async_client": sdk and _Resource(sdk, limit),
             "async_client": completions and _Resource(completions, limit),
             "stream_chunk_timeout": None,
         }
-    return model.model_copy(update=changes) if changes else model
+    result: BaseChatModel = model.model_copy(update=changes) if changes else model
+    return result
 
 
 def _openai_http_client(model: Any) -> Any:
     """The HTTP client of this loop for a model of OpenAI's; none if the user supplied one."""
-    import langchain_openai
-    import openai
-
+    langchain_openai, openai = sys.modules["langchain_openai"], sys.modules["openai"]
     sdk = model.root_async_client
     used = _http_client(sdk)
     # The client for `openai_proxy` stands where the user's own would; langchain-openai refuses to be given both.
@@ -102,7 +101,7 @@ def _openai_http_client(model: Any) -> Any:
         # What socket options and a proxy come to is langchain-openai's business, so another model is asked for its
         # client. That is not a shared one: clients whose timeout is a `Timeout`, which has no hash, are not cached.
         donor = langchain_openai.ChatOpenAI(
-            api_key="unused",  # type: ignore[arg-type]
+            api_key="unused",
             base_url=str(used.base_url),
             timeout=used.timeout,
             openai_proxy=model.openai_proxy,
@@ -115,17 +114,16 @@ def _openai_http_client(model: Any) -> Any:
     return _loop_clients().get((*_settings(used), model.openai_proxy, socket_options), open_client)
 
 
-def _anthropic_for_current_loop(model: Any) -> BaseChatModel:
-    import anthropic
-
-    copy = model.model_copy()
+def _anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
+    anthropic = sys.modules["anthropic"]
+    copy: Any = model.model_copy()
     # It is made at its first use, so where the user's model has none yet, the copy makes its own. A user who wants
     # another client can only put it there: `ChatAnthropic` has no parameter for it.
     sdk = getattr(copy, "_async_client", None)
     used = _http_client(sdk)
     if not _is_default(used, anthropic.DefaultAsyncHttpxClient):
-        return model  # type: ignore[no-any-return]
-    proxy = model.anthropic_proxy
+        return model
+    proxy = copy.anthropic_proxy
 
     def open_client() -> Any:
         options = {"proxy": proxy} if proxy else {}
@@ -136,7 +134,8 @@ def _anthropic_for_current_loop(model: Any) -> BaseChatModel:
     http = _loop_clients().get((*_settings(used), proxy), open_client)
     # A cached property keeps its value in the instance's `__dict__`.
     copy.__dict__["_async_client"] = sdk.with_options(http_client=http)
-    return copy  # type: ignore[no-any-return]
+    result: BaseChatModel = copy
+    return result
 
 
 def _http_client(sdk: Any) -> Any:
@@ -158,7 +157,8 @@ def _is_default(http: Any, public: type) -> bool:
 
 
 def _settings(http: Any) -> tuple[Hashable, ...]:
-    return type(http), str(http.base_url), tuple(sorted(http.timeout.as_dict().items()))
+    timeout: tuple[Hashable, ...] = tuple(sorted(http.timeout.as_dict().items()))
+    return type(http), str(http.base_url), timeout
 
 
 @final
@@ -238,9 +238,7 @@ class _ChunkTimeout:
                 "chunks_received": chunks_received,
             },
         )
-        return self.error(
-            self.seconds, model_name=self.model_name, chunks_received=chunks_received
-        )
+        return self.error(self.seconds, model_name=self.model_name, chunks_received=chunks_received)
 
 
 class _Forwarding:
@@ -296,7 +294,7 @@ class _StreamManager(_Forwarding):
     async def __aenter__(self) -> Any:
         return self._limit.bound(await self._target.__aenter__())
 
-    async def __aexit__(self, *exc_info: Any) -> Any:
+    async def __aexit__(self, *exc_info: object) -> Any:
         return await self._target.__aexit__(*exc_info)
 
 
@@ -316,7 +314,7 @@ class _Stream(_Forwarding):
         await self._target.__aenter__()
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> Any:
+    async def __aexit__(self, *exc_info: object) -> Any:
         return await self._target.__aexit__(*exc_info)
 
     def __aiter__(self) -> _Stream:

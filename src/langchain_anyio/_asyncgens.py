@@ -1,0 +1,102 @@
+"""The async generators that a piece of code starts, closed when it is over.
+
+A generator that is left by `break` or by an error is closed at once only where its user says so, and the
+clients of the providers nest several that do not. What is left runs its cleanup when the interpreter
+collects it: at some later time, in another task, on trio with a warning. A run of a model has to have
+closed its connection before it ends, so it closes what it started itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Generator
+from typing import Any, Generic, TypeVar, final
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+
+@final
+class AsyncGenerators:
+    """The async generators that were first iterated over by what `watch()` was given."""
+
+    __slots__ = ("__weakref__", "_closed", "_collected", "_started")
+
+    def __init__(self) -> None:
+        self._started: list[weakref.ref[AsyncGenerator[Any, Any]]] = []
+        self._collected: list[AsyncGenerator[Any, Any]] = []
+        self._closed = False
+
+    def watch(self, awaitable: Awaitable[T]) -> _Watched[T]:
+        """Return an awaitable that runs `awaitable` and notes the generators it starts."""
+        return _Watched(awaitable, self)
+
+    async def aclose(self) -> None:
+        """Close those that are not exhausted, the outermost first, as leaving them in turn would do.
+
+        What a generator raises is logged: by the time that this is called, the run's outcome is settled.
+        """
+        self._closed = True
+        # Those that were collected were held by nobody any more: not by the others either.
+        open_ = [g for ref in self._started if (g := ref()) is not None]
+        for generator in (*open_, *self._collected):
+            if generator.ag_frame is None or generator.ag_running:  # type: ignore[attr-defined]
+                continue
+            try:
+                await generator.aclose()
+            except Exception:
+                _logger.warning("closing %r failed", generator, exc_info=True)
+        self._started.clear()
+        self._collected.clear()
+
+    def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if len(self._started) % 64 == 63:  # a long run may start any number of short-lived ones
+            self._started = [
+                ref
+                for ref in self._started
+                if (g := ref()) is not None and g.ag_frame is not None  # type: ignore[attr-defined]
+            ]
+        self._started.append(weakref.ref(generator))
+
+
+@final
+class _Watched(Generic[T]):
+    __slots__ = ("_awaitable", "_generators")
+
+    def __init__(self, awaitable: Awaitable[T], generators: AsyncGenerators) -> None:
+        self._awaitable = awaitable
+        self._generators = generators
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        # The interpreter asks the hooks of the thread when a generator is first iterated over. They are the
+        # event loop's, so ours are in their place for as long only as our code runs.
+        generators, steps = self._generators, self._awaitable.__await__()
+        send, value = steps.send, None  # type: ignore[attr-defined]
+        loop_hooks = sys.get_asyncgen_hooks()
+
+        def collected(generator: AsyncGenerator[Any, Any]) -> None:
+            if not generators._closed:
+                generators._collected.append(generator)
+            elif loop_hooks.finalizer is not None:
+                loop_hooks.finalizer(generator)
+
+        while True:
+            outer = sys.get_asyncgen_hooks()
+            sys.set_asyncgen_hooks(generators._first_iteration, collected)
+            try:
+                yielded = send(value)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            finally:
+                sys.set_asyncgen_hooks(*outer)
+            try:
+                value = yield yielded
+                send = steps.send  # type: ignore[attr-defined]
+            except GeneratorExit:
+                steps.close()  # type: ignore[attr-defined]
+                raise
+            except BaseException as exc:
+                value, send = exc, steps.throw  # type: ignore[assignment,attr-defined]

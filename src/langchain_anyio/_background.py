@@ -1,0 +1,140 @@
+"""Tasks that outlive the call that starts them, on whichever backend is running.
+
+anyio has no such thing on purpose: its tasks belong to a task group, and a task group open in the
+task that uses a stream would forbid using that stream inside an async generator. So this module, and
+no other of the streaming layers, knows the backends by name.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from typing import Any
+
+import anyio
+
+_tasks: set[Any] = set()  # asyncio keeps but weak references to its tasks
+
+
+def backend() -> str:
+    """Name the running backend, `"asyncio"` or `"trio"`, as anyio sees it.
+
+    Raises:
+        RuntimeError: No event loop runs in this thread.
+    """
+    # The one public thing of anyio's that tells the backends apart on all its releases.
+    return anyio.get_cancelled_exc_class().__module__.partition(".")[0]
+
+
+class Loop:
+    """The event loop that was running when this object was made.
+
+    Its one method may be called from any thread, at any time, also when the loop has ended.
+    """
+
+    __slots__ = ("_call_soon", "token")
+
+    def __init__(self) -> None:
+        if backend() == "trio":
+            import trio
+
+            self.token: object = trio.lowlevel.current_trio_token()
+            self._call_soon: Callable[..., object] = self.token.run_sync_soon  # type: ignore[attr-defined]
+        else:
+            import asyncio
+
+            self.token = asyncio.get_running_loop()
+            self._call_soon = self.token.call_soon_threadsafe  # type: ignore[attr-defined]
+
+    def call_soon(self, func: Callable[[], object]) -> bool:
+        """Have the loop call `func`; return whether the loop still takes calls."""
+        try:
+            self._call_soon(func)
+        except RuntimeError:  # a closed asyncio loop; trio.RunFinishedError is one too
+            return False
+        return True
+
+    def is_current(self) -> bool:
+        """Tell whether the caller runs on this loop."""
+        try:
+            running = backend()
+        except RuntimeError:
+            return False
+        if running == "trio":
+            import trio
+
+            return trio.lowlevel.current_trio_token() is self.token
+        import asyncio
+
+        return asyncio.get_running_loop() is self.token
+
+
+def start(
+    func: Callable[[], Awaitable[None]], *, name: str, context: Context | None = None
+) -> None:
+    """Start `func` in a task that belongs to the event loop: an asyncio task, a trio system task.
+
+    The task is cancelled when the loop ends (on trio when the main task does; on asyncio by
+    `asyncio.run` and its like). What may be cancelled earlier has a cancel scope of its own.
+
+    Args:
+        func: What to run. It keeps its errors to itself: only `KeyboardInterrupt`, `SystemExit` and
+            the backend's cancellation may leave it.
+        name: The task's name, for debuggers.
+        context: The context to run it in; by default a copy of the current one.
+    """
+    context = copy_context() if context is None else context
+    if backend() == "trio":
+        import trio
+
+        async def contained() -> None:
+            # A system task that fails takes the whole run down with trio.TrioInternalError. The
+            # streams hand these two to their consumers instead.
+            try:
+                await func()
+            except (KeyboardInterrupt, SystemExit):
+                pass
+
+        trio.lowlevel.spawn_system_task(contained, name=name, context=context)
+    else:
+        import asyncio
+
+        # create_task has a parameter for the context from Python 3.11 on only.
+        task = context.run(asyncio.ensure_future, func())
+        if isinstance(task, asyncio.Task):
+            task.set_name(name)
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Tell whether `error` is a backend's cancellation exception; needs no running loop."""
+    if isinstance(error, Exception):
+        return False
+    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
+    return bool(
+        (asyncio is not None and isinstance(error, asyncio.CancelledError))
+        or (trio is not None and isinstance(error, trio.Cancelled))
+    )
+
+
+async def outlast(event: anyio.Event) -> None:
+    """Wait for `event` come what may, then let a cancellation that arrived meanwhile go on.
+
+    A shielded scope keeps out what other scopes do. A native `Task.cancel()` comes through it, each
+    time it is called, and is held back here until the event is set. The caller sees to it that the
+    event is set in bounded time.
+    """
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except anyio.get_cancelled_exc_class() as exc:
+                cancelled = exc
+    if cancelled is not None:
+        try:
+            raise cancelled
+        finally:
+            del cancelled

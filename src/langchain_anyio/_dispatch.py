@@ -1,0 +1,318 @@
+"""Calling callback handlers as langchain-core does, on anyio."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any, final
+
+import anyio
+from langchain_core.callbacks import (
+    AsyncCallbackHandler,
+    AsyncCallbackManager,
+    AsyncCallbackManagerForChainRun,
+    AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
+    BaseRunManager,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.messages import BaseMessage, get_buffer_string
+from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
+from typing_extensions import override
+
+from ._background import backend
+from ._threads import ThreadCalls, handler_limiter
+
+_logger = logging.getLogger(__name__)
+
+
+@final
+class Dispatcher:
+    """Calls the handlers of one run: sync ones in worker threads, async ones in tasks.
+
+    As under langchain-core, those with `run_inline` go first, one after the other and in the calling
+    task; the others run at the same time. An error of a handler is logged; it is raised as well where the
+    handler says `raise_error`, but only when all have run to their end.
+
+    Ports `langchain_core.callbacks.manager.ahandle_event`.
+    """
+
+    __slots__ = ("_calls", "running")
+
+    def __init__(self, calls: ThreadCalls) -> None:
+        self._calls = calls
+        self.running: list[str] = []
+        """Names of the async handlers' methods that have been called and have not returned."""
+
+    async def __call__(
+        self,
+        handlers: Sequence[BaseCallbackHandler],
+        event: str,
+        ignored_if: str | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        reached: list[BaseCallbackHandler] | None = None,
+    ) -> None:
+        """Call the method named `event` of each handler.
+
+        Args:
+            handlers: The handlers, in order.
+            event: The name of the method.
+            ignored_if: The name of the handlers' attribute that says to leave them out.
+            args: Passed on.
+            kwargs: Passed on.
+            reached: Where the handlers are noted whose turn came, be it that there was nothing to call.
+        """
+        reached = [] if reached is None else reached
+        concerned = []
+        for handler in handlers:
+            if _overrides(handler, event):
+                concerned.append(handler)
+            else:
+                reached.append(handler)
+        if not concerned:
+            return
+        errors: list[BaseException] = []
+
+        async def call(handler: BaseCallbackHandler) -> None:
+            try:
+                await self._call(handler, event, ignored_if, args, kwargs, reached)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as exc:
+                errors.append(exc)
+
+        for handler in concerned:
+            if handler.run_inline:
+                await call(handler)
+        others = [handler for handler in concerned if not handler.run_inline]
+        if others:
+            async with anyio.create_task_group() as tasks:
+                for handler in others:
+                    tasks.start_soon(call, handler)
+        if errors:
+            try:
+                raise errors[0]
+            finally:
+                errors.clear()
+
+    async def _call(
+        self,
+        handler: BaseCallbackHandler,
+        event: str,
+        ignored_if: str | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        reached: list[BaseCallbackHandler],
+    ) -> None:
+        name = f"{type(handler).__name__}.{event}"
+        try:
+            if ignored_if is not None and getattr(handler, ignored_if):
+                reached.append(handler)
+                return
+            method = getattr(handler, event)
+            if inspect.iscoroutinefunction(method):
+                reached.append(handler)
+                self.running.append(name)
+                try:
+                    await method(*args, **kwargs)
+                finally:
+                    self.running.remove(name)
+            elif handler.run_inline:
+                reached.append(handler)
+                method(*args, **kwargs)
+            else:
+
+                def call() -> None:
+                    reached.append(handler)
+                    method(*args, **kwargs)
+
+                await self._calls.run(call, label=name, limiter=handler_limiter())
+        except NotImplementedError as exc:
+            if event == "on_chat_model_start":
+                serialized, messages, *others = args
+                prompts = [get_buffer_string(batch) for batch in messages]
+                await self._call(
+                    handler,
+                    "on_llm_start",
+                    "ignore_llm",
+                    (serialized, prompts, *others),
+                    kwargs,
+                    [],
+                )
+            else:
+                _logger.warning("NotImplementedError in %s callback: %r", name, exc)
+        except Exception as exc:
+            _logger.warning("Error in %s callback: %r%s", name, exc, _advice(exc))
+            if handler.raise_error:
+                raise
+
+
+def _overrides(handler: BaseCallbackHandler, event: str) -> bool:
+    """Tell whether calling the method would do anything; most handlers leave most of them as they are."""
+    method = getattr(getattr(handler, event, None), "__func__", None)
+    if method is None or method not in (
+        getattr(BaseCallbackHandler, event, None),
+        getattr(AsyncCallbackHandler, event, None),
+    ):
+        return True
+    return event == "on_chat_model_start" and _overrides(handler, "on_llm_start")
+
+
+def _advice(error: Exception) -> str:
+    if needs_asyncio(error):
+        return "; it uses asyncio itself, which on trio needs langchain_anyio.enable_trio()"
+    return ""
+
+
+def needs_asyncio(error: BaseException) -> bool:
+    """Tell whether `error` is what asyncio code raises on trio."""
+    return backend() == "trio" and (
+        (isinstance(error, RuntimeError) and "no running event loop" in str(error))
+        or (isinstance(error, TypeError) and "trio" in str(error))
+    )
+
+
+class LLMRun(AsyncCallbackManagerForLLMRun):
+    """The run manager that a model is given: it calls the handlers through a `Dispatcher`.
+
+    Ports `langchain_core.callbacks.AsyncCallbackManagerForLLMRun`, whose methods need asyncio.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, manager: AsyncCallbackManager, run_id: Any) -> None:
+        super().__init__(run_id=run_id, **_inherited(manager))
+        self._dispatch = dispatcher
+        # The handlers that were told of the start, which are those to be told of the end.
+        self._started: list[BaseCallbackHandler] = []
+        self._sync: CallbackManagerForLLMRun | None = None
+
+    async def start(
+        self, serialized: dict[str, Any], messages: list[BaseMessage], **kwargs: Any
+    ) -> None:
+        """Tell the handlers of the start, as `AsyncCallbackManager.on_chat_model_start` does."""
+        inline = [handler for handler in self.handlers if handler.run_inline]
+        others = [handler for handler in self.handlers if not handler.run_inline]
+        for handlers in (*([handler] for handler in inline), others):
+            await self._dispatch(
+                handlers,
+                "on_chat_model_start",
+                "ignore_chat_model",
+                (serialized, [messages]),
+                {**_run_of(self), "metadata": self.metadata, **kwargs},
+                self._started,
+            )
+
+    @override
+    def get_sync(self) -> CallbackManagerForLLMRun:
+        """Return the manager for a model that runs in a worker thread; it falls silent at the end."""
+        if self._sync is None:
+            self._sync = super().get_sync()
+            self._sync.handlers = list(self.handlers)
+        return self._sync
+
+    @override
+    async def on_llm_new_token(
+        self,
+        token: str | list[str | dict[str, Any]],
+        *,
+        chunk: GenerationChunk | ChatGenerationChunk | None = None,
+        **kwargs: Any,
+    ) -> None:
+        await self._tell(
+            self.handlers, "on_llm_new_token", "ignore_llm", token, chunk=chunk, **kwargs
+        )
+
+    @override
+    async def on_stream_event(self, event: Any, **kwargs: Any) -> None:
+        await self._tell(self.handlers, "on_stream_event", "ignore_llm", event, **kwargs)
+
+    @override
+    async def on_text(self, text: str, **kwargs: Any) -> None:
+        await self._tell(self.handlers, "on_text", None, text, **kwargs)
+
+    @override
+    async def on_retry(self, retry_state: Any, **kwargs: Any) -> None:
+        await self._tell(self.handlers, "on_retry", "ignore_retry", retry_state, **kwargs)
+
+    @override
+    async def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
+        await self._tell_end("on_llm_end", response, **kwargs)
+
+    @override
+    async def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        await self._tell_end("on_llm_error", error, **kwargs)
+
+    async def _tell_end(self, event: str, *args: Any, **kwargs: Any) -> None:
+        started, self._started = self._started, []
+        if self._sync is not None:
+            self._sync.handlers = []
+        await self._tell(started, event, "ignore_llm", *args, **kwargs)
+
+    async def _tell(
+        self,
+        handlers: Sequence[BaseCallbackHandler],
+        event: str,
+        ignored_if: str | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if handlers:
+            await self._dispatch(handlers, event, ignored_if, args, {**_run_of(self), **kwargs})
+
+
+class ChainRun(AsyncCallbackManagerForChainRun):
+    """The run manager of a sequence that ends in a model.
+
+    Ports `langchain_core.callbacks.AsyncCallbackManagerForChainRun`, whose methods need asyncio.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, manager: AsyncCallbackManager, run_id: Any) -> None:
+        super().__init__(run_id=run_id, **_inherited(manager))
+        self._dispatch = dispatcher
+        self._started: list[BaseCallbackHandler] = []
+
+    async def start(self, inputs: Any, *, name: str | None) -> None:
+        """Tell the handlers of the start, as `AsyncCallbackManager.on_chain_start` does."""
+        await self._dispatch(
+            self.handlers,
+            "on_chain_start",
+            "ignore_chain",
+            (None, inputs),
+            {**_run_of(self), "metadata": self.metadata, "name": name},
+            self._started,
+        )
+
+    @override
+    async def on_chain_end(self, outputs: Any, **kwargs: Any) -> None:
+        await self._tell_end("on_chain_end", outputs, **kwargs)
+
+    @override
+    async def on_chain_error(self, error: BaseException, **kwargs: Any) -> None:
+        await self._tell_end("on_chain_error", error, **kwargs)
+
+    async def _tell_end(self, event: str, *args: Any, **kwargs: Any) -> None:
+        started, self._started = self._started, []
+        if started:
+            await self._dispatch(started, event, "ignore_chain", args, {**_run_of(self), **kwargs})
+
+
+def _run_of(manager: BaseRunManager) -> dict[str, Any]:
+    """Return the keyword arguments that tell a handler which run it is told of."""
+    return {
+        "run_id": manager.run_id,
+        "parent_run_id": manager.parent_run_id,
+        "tags": manager.tags,
+    }
+
+
+def _inherited(manager: AsyncCallbackManager) -> dict[str, Any]:
+    return {
+        "handlers": manager.handlers,
+        "inheritable_handlers": manager.inheritable_handlers,
+        "parent_run_id": manager.parent_run_id,
+        "tags": manager.tags,
+        "inheritable_tags": manager.inheritable_tags,
+        "metadata": manager.metadata,
+        "inheritable_metadata": manager.inheritable_metadata,
+    }

@@ -1,0 +1,542 @@
+"""`open_stream`: a chat model runs into a stream, in a background task that belongs to the stream."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeVar, cast, final
+
+import anyio
+from anyio.lowlevel import checkpoint
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableSequence,
+    ensure_config,
+)
+from langchain_core.runnables.config import (
+    get_async_callback_manager_for_config,
+    patch_config,
+)
+from langchain_core.utils.uuid import uuid7
+
+from ._asyncgens import AsyncGenerators
+from ._background import Loop, is_cancellation, outlast, start
+from ._chunks import ChunkBridge, message_to_events
+from ._core import (
+    LC_ID_PREFIX,
+    ModelCall,
+    answer_of,
+    end_response,
+    error_response,
+    prepare_call,
+    set_config_context,
+    source_of,
+)
+from ._dispatch import ChainRun, Dispatcher, LLMRun, needs_asyncio
+from ._errors import StreamCancelledError, StreamStalledError
+from ._providers import for_current_loop
+from ._queue import STEPS_BETWEEN_YIELDS
+from ._resolve import Target, resolve
+from ._stream import AsyncChatModelStream, Run, StreamState
+from ._threads import ThreadCalls, ThreadIterator, model_limiter
+
+T = TypeVar("T")
+
+CLEANUP_SECONDS = 5.0
+# Of these, what the model may take to return; the rest is left for the callbacks of the end.
+MODEL_SECONDS = 3.0
+# When a task that cleans up gives up by itself, before the one that watches it gives it up.
+OWN_SECONDS = 4.75
+
+DEFAULT_BUFFER_SIZE = 1024
+
+
+def open_stream(
+    model: Runnable[Any, Any],
+    input: LanguageModelInput | Any,
+    config: RunnableConfig | None = None,
+    *,
+    stop: list[str] | None = None,
+    max_buffer_size: float = DEFAULT_BUFFER_SIZE,
+    replay: bool = True,
+    chunk_timeout: float | None = None,
+    **kwargs: Any,
+) -> AsyncChatModelStream:
+    """Stream one answer of a chat model, on asyncio or on trio.
+
+    Nothing runs before the stream is first consumed. Then the model runs in one background task, which
+    belongs to the stream: no task group and no cancel scope is open in the task that uses it, so it may be
+    opened inside an async generator.
+
+    Used with `async with`, leaving the block, in whichever way, stops the model, closes its connection
+    and has reported the run's end to the callbacks before the block is left. `await open_stream(...)` alone
+    does the same. Otherwise nobody waits for the end: a stream that is dropped half read is stopped when the
+    last reference to it goes, with a `ResourceWarning`.
+
+    Cancellation: that of a consumer is its own affair; the run goes on. That of the block stops the run,
+    whose cleanup is shielded and takes 5 seconds at most; what has not returned by then is left behind and
+    named in a `ResourceWarning`. Handlers see a cancelled run end with `on_llm_error` and a
+    `StreamCancelledError`.
+
+    Ports `await model.astream_events(input, config, version="v3", ...)` of
+    `langchain_core.language_models.BaseChatModel`.
+
+    Args:
+        model: A chat model, however it is written (`_astream`, `_stream`, `_agenerate`, `_generate`, a native
+            event producer; what blocks runs in a worker thread); one with `bind()`, `bind_tools()`,
+            `with_config()` or configurable fields; or a sequence that ends in one, whose other steps run
+            as langchain-core runs them.
+        input: What the model is asked: a string, messages, or a prompt value. For a sequence, the input of
+            its first step.
+        config: As for any runnable.
+        stop: Strings at which the model is to stop.
+        max_buffer_size: Number of events that the model may run ahead of the furthest consumer before it is
+            held back; `math.inf` for any number. Who waits, for a delta or for a final value, holds nothing
+            back.
+        replay: Whether everything is kept for consumers yet to come. If not, what every open iterator has
+            passed is dropped; a later one begins at the oldest delta kept. Final values are whole all the same.
+        chunk_timeout: The longest wait for the model's next chunk in seconds; past it the connection is
+            closed and consumers get a `StreamStalledError`. Time that the model is held back does not count.
+        kwargs: Passed on to the model.
+
+    Returns:
+        The stream.
+
+    Raises:
+        TypeError: An argument is of a type that cannot be meant; the message names it.
+        ValueError: A number is out of its range.
+
+    Example:
+        ```python
+        async with open_stream(model, "Write me a song about sparkling water.") as stream:
+            async for delta in stream.text:
+                print(delta, end="", flush=True)
+            message = await stream
+        ```
+    """
+    _check(config, stop, max_buffer_size, replay, chunk_timeout, kwargs)
+    target = resolve(model, config)
+    if stop is not None:
+        kwargs["stop"] = stop
+    call = None
+    if isinstance(target.runnable, BaseChatModel):
+        if not isinstance(input, (str, PromptValue, Sequence)):
+            raise TypeError(
+                f"input must be a str, a list of messages or a PromptValue, not a {type(input).__name__}"
+            )
+        call = _call(target, input, kwargs)
+    else:
+        target = Target(target.runnable, ensure_config(target.config), target.bound)
+    state = StreamState(replay=replay)
+    run = _ModelRun(
+        state,
+        target,
+        input,
+        call,
+        kwargs,
+        max_buffer_size=max_buffer_size,
+        chunk_timeout=chunk_timeout,
+    )
+    stream = AsyncChatModelStream._of_run(state, run, _Owner(run))
+    stream.set_start(run.start)
+    return stream
+
+
+def _check(
+    config: object,
+    stop: object,
+    max_buffer_size: object,
+    replay: object,
+    chunk_timeout: object,
+    kwargs: Mapping[str, Any],
+) -> None:
+    if config is not None and not isinstance(config, Mapping):
+        raise TypeError(f"config must be a RunnableConfig (a dict), not a {type(config).__name__}")
+    if stop is not None and (
+        isinstance(stop, str)
+        or not isinstance(stop, Sequence)
+        or not all(isinstance(string, str) for string in stop)
+    ):
+        raise TypeError(f"stop must be a list of str, not {stop!r}")
+    if not _is_number(max_buffer_size) or not (
+        max_buffer_size == math.inf or isinstance(max_buffer_size, int)
+    ):
+        raise TypeError(f"max_buffer_size must be an int or math.inf, not {max_buffer_size!r}")
+    if not cast("float", max_buffer_size) >= 1:
+        raise ValueError(f"max_buffer_size must be 1 or more, not {max_buffer_size!r}")
+    if not isinstance(replay, bool):
+        raise TypeError(f"replay must be a bool, not {replay!r}")
+    if chunk_timeout is not None:
+        if not _is_number(chunk_timeout):
+            raise TypeError(f"chunk_timeout must be a number of seconds, not {chunk_timeout!r}")
+        if not cast("float", chunk_timeout) > 0:
+            raise ValueError(f"chunk_timeout must be more than 0 seconds, not {chunk_timeout!r}")
+    if "version" in kwargs:
+        raise TypeError('open_stream has no version; what it streams is the "v3" of astream_events')
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _call(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
+    merged = {**target.bound, **kwargs}
+    stop = merged.pop("stop", None)
+    return prepare_call(cast("BaseChatModel", target.runnable), input, target.config, stop, merged)
+
+
+@final
+class _Owner:
+    """What everything that can read a stream refers to: when it goes, nobody can."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: _ModelRun) -> None:
+        self._run = run
+
+    def __del__(self) -> None:
+        self._run.dropped(self)
+
+
+@final
+class _ModelRun(Run):
+    """One run of a model into a stream's state.
+
+    It does not refer to the stream. A task of its own (`_main`) tells the handlers of the start, runs the
+    model, then cleans up and tells them of the end. Closing cancels the model's part of it, and has a second
+    task (`_watch`) see to it that the whole is over in time, whatever the model and the handlers do.
+
+    | state | means |
+    |---|---|
+    | `_loop is None` | not started |
+    | `_closing_since is None` | runs as long as it wants to |
+    | `_left_model.is_set()` | the model's part is over and its generators are closed |
+    | `_ended.is_set()` | all is over |
+    """
+
+    def __init__(
+        self,
+        state: StreamState,
+        target: Target,
+        input: Any,
+        call: ModelCall | None,
+        kwargs: dict[str, Any],
+        *,
+        max_buffer_size: float,
+        chunk_timeout: float | None,
+    ) -> None:
+        self._state = state
+        self._target = target
+        self._input = input
+        self._call = call
+        self._kwargs = kwargs
+        self._limit = max_buffer_size
+        self._chunk_timeout = chunk_timeout
+        self._loop: Loop | None = None
+        self._closed_unstarted = False
+        self._closing_since: float | None = None
+        self._end_error: BaseException | None = None
+        self._generation_info: dict[str, Any] = {}
+        self._llm_run: LLMRun | None = None
+        self._chain_runs: list[ChainRun] = []
+        self._generators = AsyncGenerators()
+
+    # What the stream and its users call
+
+    async def start(self) -> None:
+        """Start the run, unless it has started or was closed before."""
+        if self._loop is not None or self._closed_unstarted:
+            return
+        self._loop = Loop()
+        self._calls = ThreadCalls(self._loop)
+        self._dispatch = Dispatcher(self._calls)
+        self._model_scope = anyio.CancelScope()
+        self._end_scope = anyio.CancelScope(shield=True)
+        self._left_model = anyio.Event()
+        self._ended = anyio.Event()
+        start(self._main, name="langchain_anyio.open_stream", context=copy_context())
+        for state in self._state.states():
+            state.start = None
+
+    async def aclose(self) -> None:
+        if self._loop is None:
+            self._closed_unstarted = True
+            self._state.fail(StreamCancelledError())
+            return
+        if not self._ended.is_set():
+            self.close()
+            await outlast(self._ended)
+        error = self._state.accumulator.error
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+
+    async def finished(self) -> None:
+        await self._ended.wait()
+        if self._end_error is not None:
+            raise self._end_error
+
+    def close(self) -> None:
+        """Begin to stop; to be called on the run's event loop."""
+        if self._closing_since is not None or self._ended.is_set():
+            return
+        self._closing_since = anyio.current_time()
+        self._state.fail(StreamCancelledError())
+        self._end_scope.deadline = self._closing_since + OWN_SECONDS
+        self._model_scope.cancel()
+        start(self._watch, name="langchain_anyio.open_stream closing")
+
+    def dropped(self, source: object) -> None:
+        """Stop because nobody can read the stream any more; called from any thread."""
+        if (
+            self._loop is None
+            or self._ended.is_set()
+            or self._closing_since is not None
+            or self._state.done
+        ):
+            return
+        if self._loop.call_soon(self.close):
+            warnings.warn(
+                "a stream of open_stream() was dropped before it was read to its end, and its run is "
+                "cancelled; use it with 'async with', or close it with 'await stream.aclose()'",
+                ResourceWarning,
+                stacklevel=3,
+                source=source,
+            )
+
+    # The background task
+
+    async def _main(self) -> None:
+        foreign: BaseException | None = None
+        try:
+            with self._model_scope:
+                await self._generators.watch(self._run_model())
+            if self._model_scope.cancelled_caught:
+                self._state.fail(StreamCancelledError())
+        except BaseException as exc:
+            if is_cancellation(exc) or isinstance(exc, (KeyboardInterrupt, SystemExit)):
+                foreign = exc
+                if self._closing_since is None:
+                    self._closing_since = anyio.current_time()
+                    self._end_scope.deadline = self._closing_since + OWN_SECONDS
+            if self._state.done and not is_cancellation(exc):
+                # The message is whole; what goes wrong after it neither replaces it nor is lost.
+                self._end_error = exc
+            self._state.fail(exc)
+        try:
+            await self._clean_up()
+        finally:
+            self._left_model.set()
+            self._ended.set()
+        if foreign is not None:
+            try:
+                raise foreign
+            finally:
+                del foreign
+
+    async def _run_model(self) -> None:
+        target, call = self._target, self._call
+        if call is None:
+            target, input = await self._run_steps(target, self._input)
+            call = _call(target, input, self._kwargs)
+        model = cast("BaseChatModel", target.runnable)
+        run = self._llm_run = LLMRun(self._dispatch, call.callbacks, call.run_id or uuid7())
+        await run.start(call.serialized, call.traced, **call.start)
+        self._state.accumulator.message_id = f"{LC_ID_PREFIX}-{run.run_id}"
+        if model.rate_limiter is not None:
+            while not await model.rate_limiter.aacquire(blocking=False):
+                await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
+        await self._produce(model, call, run)
+        if not self._state.done:
+            if not self._state.flow.produced:
+                raise ValueError("No generation chunks were returned")
+            # Native event producers may leave the last event out.
+            self._state.dispatch({"event": "message-finish"})
+
+    async def _run_steps(self, target: Target, input: Any) -> tuple[Target, Any]:
+        """Run what comes before the model in a sequence, as `RunnableSequence.ainvoke` does."""
+        while isinstance(sequence := target.runnable, RunnableSequence):
+            config = ensure_config(target.config)
+            manager = get_async_callback_manager_for_config(config)
+            chain = ChainRun(self._dispatch, manager, config.pop("run_id", None) or uuid7())
+            self._chain_runs.append(chain)
+            await chain.start(input, name=config.get("run_name") or sequence.get_name())
+            kwargs = target.bound
+            for number, step in enumerate(sequence.steps, 1):
+                config = patch_config(config, callbacks=chain.get_child(f"seq:step:{number}"))
+                set_config_context(config)  # in the context of this task, which is the run's own
+                if number == len(sequence.steps):
+                    target = resolve(step, config)
+                    break
+                try:
+                    input = await step.ainvoke(input, config, **kwargs)
+                except Exception as exc:
+                    if needs_asyncio(exc):
+                        raise RuntimeError(
+                            f"the step {step.get_name()} before the model is run by langchain-core, which "
+                            "on trio needs langchain_anyio.enable_trio()"
+                        ) from exc
+                    raise
+                kwargs = {}
+        return target, input
+
+    async def _produce(self, model: BaseChatModel, call: ModelCall, run: LLMRun) -> None:
+        """Have the model answer, and show its answer as events."""
+        local = for_current_loop(model)
+        source = source_of(local, call.kwargs)
+        ask = partial(
+            source.method,
+            call.messages,
+            stop=call.stop,
+            run_manager=run.get_sync() if source.blocking else run,
+            **call.kwargs,
+        )
+        label = f"{type(model).__name__}.{getattr(source.method, '__name__', source.gives)}"
+        message_id = self._state.accumulator.message_id
+        if source.gives == "answer":
+            result = await (
+                self._timed(self._calls.run(ask, label=label, limiter=model_limiter()))
+                if source.blocking
+                else self._timed(ask())
+            )
+            answer = answer_of(result)
+            await self._show(run, _replay(answer, message_id))
+            return
+        items: AsyncIterator[Any] = (
+            ThreadIterator(ask, self._calls, label=label) if source.blocking else ask()
+        )
+        if source.gives == "events":
+            await self._pump(run, items, lambda event: (event,))
+        else:
+            bridge = ChunkBridge(message_id, self._generation_info)
+            await self._pump(run, items, bridge.feed)
+            await self._show(run, bridge.finish())
+
+    async def _pump(
+        self,
+        run: LLMRun,
+        items: AsyncIterator[T],
+        events_of: Callable[[T], Iterable[Mapping[str, Any]]],
+    ) -> None:
+        flow, timeout = self._state.flow, self._chunk_timeout
+        items = items.__aiter__()
+        steps = 0
+        try:
+            with anyio.CancelScope() as stall:
+                while True:
+                    await flow.wait_for_room(self._limit)
+                    if timeout is not None:
+                        stall.deadline = anyio.current_time() + timeout
+                    try:
+                        item = await items.__anext__()
+                    except StopAsyncIteration:
+                        break
+                    if timeout is not None:
+                        stall.deadline = math.inf
+                    await self._show(run, events_of(item))
+                    steps += 1
+                    if not steps % STEPS_BETWEEN_YIELDS:
+                        await checkpoint()
+            if stall.cancelled_caught:
+                raise StreamStalledError(cast("float", timeout))
+        finally:
+            if isinstance(items, ThreadIterator):
+                with anyio.CancelScope(shield=True):
+                    await items.aclose()
+
+    async def _timed(self, answer: Any) -> Any:
+        with anyio.move_on_after(self._chunk_timeout) as stall:
+            return await answer
+        assert stall.cancelled_caught
+        raise StreamStalledError(cast("float", self._chunk_timeout))
+
+    async def _show(self, run: LLMRun, events: Iterable[Mapping[str, Any]]) -> None:
+        for event in events:
+            await self._state.flow.wait_for_room(self._limit)
+            self._state.dispatch(event)
+            await run.on_stream_event(event)
+
+    # The end
+
+    async def _clean_up(self) -> None:
+        with self._end_scope:
+            with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
+                await self._generators.aclose()
+                if self._closing_since is not None:
+                    await self._calls.join()
+            self._left_model.set()
+            await self._report_end()
+            await self._calls.join()
+        if self._end_scope.cancelled_caught:
+            self._warn_of_left()
+
+    async def _report_end(self) -> None:
+        """Tell the handlers of the end, those of them who do not know of it yet."""
+        message, error = self._state.accumulator.message, self._state.accumulator.error
+        try:
+            if self._llm_run is not None:
+                if message is not None and self._end_error is None:
+                    await self._llm_run.on_llm_end(end_response(message, self._generation_info))
+                else:
+                    cause = self._end_error or error
+                    assert cause is not None
+                    await self._llm_run.on_llm_error(
+                        cause, response=error_response(cause, self._generation_info)
+                    )
+        except Exception as exc:
+            self._end_error = self._end_error or exc
+        for chain in reversed(self._chain_runs):
+            try:
+                if message is not None and self._end_error is None:
+                    await chain.on_chain_end(message)
+                else:
+                    await chain.on_chain_error(cast("BaseException", self._end_error or error))
+            except Exception as exc:
+                self._end_error = self._end_error or exc
+
+    async def _watch(self) -> None:
+        """See to it that a run that is being closed is over in time."""
+        try:
+            assert self._closing_since is not None
+            deadline = self._closing_since + CLEANUP_SECONDS
+            with anyio.CancelScope(shield=True, deadline=self._closing_since + MODEL_SECONDS):
+                await self._left_model.wait()
+            if not self._left_model.is_set():
+                with anyio.CancelScope(shield=True, deadline=self._closing_since + OWN_SECONDS):
+                    await self._report_end()
+            with anyio.CancelScope(shield=True, deadline=deadline):
+                await self._ended.wait()
+        finally:
+            if not self._ended.is_set():
+                self._warn_of_left()
+                self._ended.set()
+
+    def _warn_of_left(self) -> None:
+        left = [*self._dispatch.running, *self._calls.left()]
+        if not self._left_model.is_set():
+            left.insert(0, f"the model {type(self._target.runnable).__name__}")
+        warnings.warn(
+            f"the cleanup of a stream was given up after {CLEANUP_SECONDS:g} seconds; left behind: "
+            + (", ".join(left) or "a generator of the model"),
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
+
+
+def _replay(message: AIMessage, message_id: str | None) -> Iterable[Mapping[str, Any]]:
+    """Show a whole message as events; those of langchain-core leave `additional_kwargs` out."""
+    for event in message_to_events(message, message_id=message_id):
+        if event["event"] == "message-finish" and message.additional_kwargs:
+            yield {**event, "additional_kwargs": dict(message.additional_kwargs)}
+        else:
+            yield event
+
+
+open_stream.__module__ = "langchain_anyio"

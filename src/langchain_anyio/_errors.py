@@ -1,0 +1,40 @@
+"""The errors that this package adds to anyio's."""
+
+from __future__ import annotations
+
+import anyio
+
+
+class StreamCancelledError(anyio.ClosedResourceError):
+    """The run behind a stream, a projection or a handler was cancelled or closed.
+
+    Raised to consumers in place of the backend's own cancellation exception, which belongs to the
+    task that was cancelled and must never surface in another one. Callback handlers are given it as
+    the error of a cancelled run.
+    """
+
+    def __init__(self, message: str = "the stream was closed before it was finished") -> None:
+        super().__init__(message)
+
+
+class StreamStalledError(TimeoutError):
+    """The model sent nothing for longer than `chunk_timeout`.
+
+    Attributes:
+        chunk_timeout: The limit that was passed, in seconds.
+    """
+
+    def __init__(self, chunk_timeout: float) -> None:
+        super().__init__(
+            f"the model sent no chunk for {chunk_timeout:g} s; "
+            "raise chunk_timeout if it may think for longer"
+        )
+        self.chunk_timeout = chunk_timeout
+
+    def __reduce__(self) -> tuple[type[StreamStalledError], tuple[float]]:
+        return type(self), (self.chunk_timeout,)
+
+
+for _error in (StreamCancelledError, StreamStalledError):
+    _error.__module__ = "langchain_anyio"
+del _error

@@ -1,0 +1,395 @@
+"""`AsyncProjection`: deltas to iterate over as they come, and a final value to wait for.
+
+Behind the projection and its cursors stands one `ProjectionState`. Whoever feeds a projection may hold
+the state alone, and so sees when the last one who could read it is gone.
+"""
+
+from __future__ import annotations
+
+import weakref
+from array import array
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Generic, NoReturn, TypeVar, cast, final
+
+import anyio
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from ._background import is_cancellation
+from ._errors import StreamCancelledError
+from ._flow import Flow
+from ._queue import STEPS_BETWEEN_YIELDS
+from ._wakeup import Wakeup
+
+D = TypeVar("D")
+F = TypeVar("F")
+
+# Deltas that every cursor has passed are dropped in batches, so that each costs the same.
+_SMALLEST_DROP = 64
+
+
+@final
+class ProjectionState(Generic[D, F]):
+    """What has come of one projection, and who waits for more of it. All methods but two are sync.
+
+    Invariants: `deltas[i]` is delta number `dropped + i` and came with event `marks[i]` of the flow;
+    `waiting` cursors of this projection are counted in `flow.at_head` until the next delta comes.
+    """
+
+    __slots__ = (
+        "_cursors",
+        "_generation",
+        "_more",
+        "_over",
+        "_traceback",
+        "_waiting",
+        "deltas",
+        "done",
+        "dropped",
+        "error",
+        "final",
+        "flow",
+        "marks",
+        "request_more",
+        "start",
+    )
+
+    def __init__(self, flow: Flow | None = None, *, replay: bool = True) -> None:
+        self.deltas: list[D] = []
+        self.marks: array[int] | None = None if flow is None else array("Q")
+        self.dropped = 0
+        self.final: F | None = None
+        self.done = False
+        self.error: BaseException | None = None
+        self._traceback: Any = None
+        self.flow = flow
+        self.start: Callable[[], Awaitable[None]] | None = None
+        self.request_more: Callable[[], Awaitable[bool]] | None = None
+        self._more = Wakeup()
+        self._over = Wakeup()
+        self._generation = 0
+        self._waiting = 0
+        self._cursors: weakref.WeakSet[Cursor[Any]] | None = None if replay else weakref.WeakSet()
+
+    # Producing
+
+    def push(self, delta: D) -> None:
+        """Append a delta, which came with the newest event of the flow, and wake the cursors."""
+        self.deltas.append(delta)
+        if self.flow is not None and self.marks is not None:
+            self.marks.append(self.flow.produced)
+            if self._cursors is not None and not self._cursors:
+                self.drop_passed()
+        self._wake()
+
+    def complete(self, final: F) -> None:
+        """Set the final value, which ends the projection; only the first end counts."""
+        if not self.done:
+            self.final = final
+            self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """End the projection by an error; only the first end counts."""
+        if not self.done:
+            self.error = error
+            self._traceback = error.__traceback__
+            self._end()
+
+    def _end(self) -> None:
+        self.done = True
+        self._wake()
+        self._over.fire()
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._generation += 1
+            if self.flow is not None:
+                # They have been woken and are at the head no longer, but at what was before it.
+                self.flow.at_head -= self._waiting
+                self.flow.pass_by(self.flow.produced - 1)
+            self._waiting = 0
+        self._more.fire()
+
+    # Consuming
+
+    def holds(self, position: int) -> bool:
+        """Tell whether delta number `position` is there."""
+        return position - self.dropped < len(self.deltas)
+
+    def take(self, position: int) -> D:
+        """Return delta number `position` and note that a consumer is past it."""
+        index = position - self.dropped
+        if self.flow is not None and self.marks is not None:
+            self.flow.pass_by(self.marks[index])
+        return self.deltas[index]
+
+    def raise_error(self) -> NoReturn:
+        """Raise the error with the traceback it came with, however often it was raised since."""
+        error = self.error
+        assert error is not None
+        try:
+            raise error.with_traceback(self._traceback)
+        finally:
+            del error  # it refers to this frame by its traceback
+
+    async def wait_for_more(self) -> None:
+        """Wait for a delta or the end."""
+        generation = self._generation
+        self._waiting += 1
+        if self.flow is not None:
+            self.flow.join_head()
+        try:
+            await self._more.wait()
+        finally:
+            if self._generation == generation:
+                self._waiting -= 1
+                if self.flow is not None:
+                    self.flow.at_head -= 1
+                    self.flow.pass_by(self.flow.produced)
+
+    async def wait_for_final(self) -> F:
+        """Wait for the final value and return it, or raise the error."""
+        if self.start is not None:
+            await self.start()
+        if self.done or self.request_more is not None:
+            await checkpoint()
+        if self.flow is not None:
+            self.flow.join_head()
+        try:
+            while not self.done:
+                if self.request_more is None:
+                    await self._over.wait()
+                elif not await self.request_more():
+                    break
+        finally:
+            if self.flow is not None:
+                self.flow.at_head -= 1
+        if self.error is not None:
+            self.raise_error()
+        return cast("F", self.final)
+
+    # Dropping
+
+    def add_cursor(self, cursor: Cursor[Any]) -> None:
+        """Note that `cursor` reads along, for as long as it lives."""
+        if self.flow is not None:
+            self.flow.shared = True
+        if self._cursors is not None:
+            self._cursors.add(cursor)
+
+    def drop_passed(self) -> None:
+        """Drop what every open cursor has passed, unless all is to be kept."""
+        if self._cursors is None or len(self.deltas) < _SMALLEST_DROP:
+            return
+        end = self.dropped + len(self.deltas)
+        passed = min((c.position_in(self) for c in self._cursors), default=end) - self.dropped
+        if 2 * passed >= len(self.deltas):
+            del self.deltas[:passed]
+            if self.marks is not None:
+                del self.marks[:passed]
+            self.dropped += passed
+
+    @property
+    def keeps_all(self) -> bool:
+        return self._cursors is None
+
+
+class Cursor(Generic[D]):
+    """One consumer's place in a projection. It moves only as a delta is returned.
+
+    Tasks that share a cursor share out the deltas.
+    """
+
+    __slots__ = ("__weakref__", "_owner", "_position", "_state", "_steps")
+
+    def __init__(self, state: ProjectionState[D, Any], owner: object) -> None:
+        self._state = state
+        self._owner = owner
+        self._position = state.dropped
+        self._steps = 0
+        state.add_cursor(self)
+
+    def __aiter__(self) -> Cursor[D]:
+        return self
+
+    async def __anext__(self) -> D:
+        state = self._state
+        if state.start is not None:
+            await state.start()
+        if state.holds(self._position) or state.done or state.request_more is not None:
+            self._steps += 1
+            if self._steps % STEPS_BETWEEN_YIELDS:
+                await checkpoint_if_cancelled()
+            else:
+                await checkpoint()
+        while not state.holds(self._position):
+            if state.error is not None:
+                state.raise_error()
+            if state.done:
+                raise StopAsyncIteration
+            if state.request_more is None:
+                await state.wait_for_more()
+            elif not await state.request_more() and not (state.holds(self._position) or state.done):
+                raise StopAsyncIteration
+        delta = state.take(self._position)
+        self._position += 1
+        state.drop_passed()
+        return delta
+
+    def position_in(self, state: ProjectionState[Any, Any]) -> int:
+        return self._position
+
+
+class AsyncProjection(Generic[D, F]):
+    """Deltas to iterate over as they come, which is also awaitable for the final value.
+
+    A producer calls `push()` for each delta, then once `complete()` or `fail()`. All else is a matter of
+    how one listens:
+
+    | way to listen | sees | can miss |
+    |---|---|---|
+    | `async for delta in projection` | every delta from the first, whenever it begins | nothing |
+    | `await projection` | the final value | the deltas |
+    | `projection.done`, `.error` | the state at this moment | all that is between two looks |
+
+    Any number of iterators and awaiters may come and go, in any tasks of one event loop. Each iterator
+    has a cursor of its own, so that none takes anything from another; a consumer that is cancelled, by a
+    scope, a deadline or `Task.cancel()`, loses nothing: its cursor moves only as a delta is returned. Each step
+    is a cancellation point for cancel scopes, and gives way to other tasks at least every 64 steps. All
+    deltas are kept.
+
+    An error is raised to every consumer after the deltas that came before it, with the traceback it came
+    with.
+
+    Ports `langchain_core.language_models.chat_model_stream.AsyncProjection`. There a later `complete()` or
+    `fail()` replaces an earlier one; here the first one counts.
+    """
+
+    __slots__ = ("_owner", "_state")
+
+    def __init__(self) -> None:
+        self._state: ProjectionState[D, F] = ProjectionState()
+        self._owner: object = None
+
+    @classmethod
+    def _view(cls, state: ProjectionState[D, F], owner: object) -> AsyncProjection[D, F]:
+        """Make a projection of a state that somebody else feeds as long as `owner` lives."""
+        self = cls.__new__(cls)
+        self._state = state
+        self._owner = owner
+        return self
+
+    @property
+    def done(self) -> bool:
+        """Whether the projection has ended, by its final value or by an error."""
+        return self._state.done
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error that ended the projection, if one did."""
+        return self._state.error
+
+    def set_start(self, cb: Callable[[], Awaitable[None]] | None) -> None:
+        """Install what is awaited before each step of a consumer: it starts the producer, once.
+
+        Args:
+            cb: An async function without arguments that may be called any number of times, or `None` for
+                none.
+        """
+        self._state.start = cb
+
+    def set_arequest_more(self, cb: Callable[[], Awaitable[bool]] | None) -> None:
+        """Install what a consumer that has read everything awaits to get more, instead of waiting.
+
+        Several consumers may call it at once.
+
+        Args:
+            cb: An async function without arguments that has the producer take one step and returns
+                whether it did; `False` means that nothing more will come, which ends iteration and has
+                awaiters return what there is. `None` for none.
+        """
+        self._state.request_more = cb
+
+    def push(self, delta: D) -> None:
+        """Append a delta and wake the consumers.
+
+        Raises:
+            anyio.ClosedResourceError: The projection has ended.
+        """
+        if self._state.done:
+            raise anyio.ClosedResourceError("the projection has ended; it takes no more deltas")
+        self._state.push(delta)
+
+    def complete(self, final_value: F) -> None:
+        """Set the final value and wake the consumers; without effect after the end."""
+        self._state.complete(final_value)
+
+    def fail(self, error: BaseException) -> None:
+        """End by an error and wake the consumers; without effect after the end.
+
+        Args:
+            error: What consumers will see. In place of a backend's cancellation exception, which belongs
+                to one task, they see a `StreamCancelledError`.
+        """
+        self._state.fail(sharable(error))
+
+    def __aiter__(self) -> Cursor[D]:
+        """Iterate over all deltas from the first, then end or raise the error."""
+        return Cursor(self._state, self._owner or self)
+
+    def __await__(self) -> Generator[Any, Any, F]:
+        """Wait for the final value; a checkpoint also if it is there already.
+
+        Raises:
+            BaseException: The error that ended the projection.
+        """
+        return self._wait().__await__()
+
+    async def _wait(self) -> F:
+        return await self._state.wait_for_final()
+
+
+class AsyncTextProjection(AsyncProjection[str, str]):
+    """An `AsyncProjection` of text: deltas and final value are strings.
+
+    Ports `langchain_core.language_models.chat_model_stream.AsyncTextProjection`.
+    """
+
+    __slots__ = ()
+
+    def push(self, delta: str) -> None:
+        """Append a piece of text and wake the consumers.
+
+        Raises:
+            TypeError: `delta` is not a string.
+            anyio.ClosedResourceError: The projection has ended.
+        """
+        _check_text("delta", delta)
+        super().push(delta)
+
+    def complete(self, final_value: str) -> None:
+        """Set the whole text and wake the consumers; without effect after the end.
+
+        Raises:
+            TypeError: `final_value` is not a string.
+        """
+        _check_text("final_value", final_value)
+        super().complete(final_value)
+
+    async def _wait(self) -> str:
+        # None where a source that is asked for more ran dry before the text was whole.
+        return await super()._wait() or ""
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} of a text projection must be a str, not {type(value).__name__}")
+
+
+def sharable(error: BaseException) -> BaseException:
+    """Return `error`, or what stands for it where it is a cancellation, which is one task's own."""
+    return StreamCancelledError() if is_cancellation(error) else error
+
+
+for _public in (AsyncProjection, AsyncTextProjection):
+    _public.__module__ = "langchain_anyio"
+del _public

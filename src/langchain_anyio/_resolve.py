@@ -1,0 +1,75 @@
+"""Which chat model is meant, and what runs before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableConfig,
+    RunnableSequence,
+)
+from langchain_core.runnables.configurable import DynamicRunnable
+
+from ._core import bound_config
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chat model, or a sequence that ends in one, out of what is bound around it.
+
+    Attributes:
+        runnable: The model or the sequence.
+        config: The config to call it with.
+        bound: The keyword arguments that are bound to it.
+    """
+
+    runnable: BaseChatModel | RunnableSequence[Any, Any]
+    config: RunnableConfig | None
+    bound: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve(model: object, config: RunnableConfig | None) -> Target:
+    """Follow bindings and configurable models down to the chat model or the sequence.
+
+    Raises:
+        TypeError: There is something else at the bottom, or at the end of the sequence.
+    """
+    runnable, bound = model, dict[str, Any]()
+    while True:
+        if isinstance(runnable, BaseChatModel):
+            return Target(runnable, config, bound)
+        if isinstance(runnable, RunnableSequence):
+            try:
+                resolve(runnable.last, config)
+            except TypeError:
+                raise _unsupported(model, f" that ends in a {_name(runnable.last)}") from None
+            return Target(runnable, config, bound)
+        if isinstance(runnable, DynamicRunnable):
+            runnable, config = runnable.prepare(config)
+        elif isinstance(runnable, RunnableBinding):
+            config = bound_config(runnable, config)
+            bound = {**runnable.kwargs, **bound}
+            runnable = runnable.bound
+        else:
+            raise _unsupported(model, "" if runnable is model else f" around a {_name(runnable)}")
+
+
+def _unsupported(model: object, detail: str) -> TypeError:
+    way_out = (
+        "; stream the model inside it and go on from its message"
+        if isinstance(model, Runnable)
+        else ""
+    )
+    return TypeError(
+        "model must be a chat model (a BaseChatModel), one with bind(), bind_tools(), with_config() or "
+        "configurable fields, or a sequence that ends in one (prompt | model), "
+        f"not a {_name(model)}{detail}{way_out}"
+    )
+
+
+def _name(value: object) -> str:
+    return type(value).__name__

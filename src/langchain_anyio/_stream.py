@@ -1,0 +1,502 @@
+"""`AsyncChatModelStream`: an accumulator, and the projections that show what it finds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from types import TracebackType
+from typing import Any, Literal, NoReturn, cast, final
+
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from langchain_core.messages import AIMessage
+from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, UsageInfo
+from typing_extensions import Never, Self
+
+from ._accumulator import Accumulator, Delta
+from ._errors import StreamCancelledError
+from ._flow import Flow
+from ._projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState, sharable
+from ._queue import STEPS_BETWEEN_YIELDS
+
+Channel = Literal["text", "reasoning", "tool_calls"]
+
+
+@final
+class StreamState:
+    """What has come of one message. It is fed by a producer that need not hold the stream itself."""
+
+    __slots__ = (
+        "accumulator",
+        "events",
+        "flow",
+        "output",
+        "reasoning",
+        "text",
+        "tool_calls",
+        "usage",
+    )
+
+    def __init__(self, message_id: str | None = None, *, replay: bool = True) -> None:
+        self.accumulator = Accumulator(message_id)
+        self.flow = flow = Flow()
+        self.events: ProjectionState[MessagesData, list[MessagesData]] = ProjectionState(
+            flow, replay=replay
+        )
+        self.text: ProjectionState[str, str] = ProjectionState(flow, replay=replay)
+        self.reasoning: ProjectionState[str, str] = ProjectionState(flow, replay=replay)
+        self.tool_calls: ProjectionState[ToolCallChunk, list[ToolCall]] = ProjectionState(
+            flow, replay=replay
+        )
+        self.output: ProjectionState[Never, AIMessage] = ProjectionState(flow)
+        self.usage: ProjectionState[Never, UsageInfo | None] = ProjectionState(flow)
+
+    def states(self) -> tuple[ProjectionState[Any, Any], ...]:
+        return (
+            self.text,
+            self.reasoning,
+            self.tool_calls,
+            self.output,
+            self.usage,
+            self.events,
+        )
+
+    @property
+    def done(self) -> bool:
+        return self.events.done
+
+    def channel(self, name: Channel) -> ProjectionState[Any, Any]:
+        return cast("ProjectionState[Any, Any]", getattr(self, name))
+
+    def dispatch(self, event: Mapping[str, Any]) -> None:
+        """Record an event and show what it adds."""
+        self.flow.produced += 1
+        self.events.push(cast("MessagesData", event))
+        accumulator = self.accumulator
+        try:
+            delta = accumulator.feed(event)
+        except BaseException as exc:
+            if accumulator.done:  # a message-finish that made no message is an end all the same
+                self.fail(exc)
+            raise
+        if delta is not None:
+            self.channel(delta[0]).push(delta[1])
+        if accumulator.done and not self.done:
+            self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """End the message by an error, unless it has ended."""
+        if not self.done:
+            self.accumulator.fail(sharable(error))
+            self._end()
+
+    def _end(self) -> None:
+        accumulator = self.accumulator
+        if accumulator.error is not None:
+            for state in self.states():
+                state.fail(accumulator.error)
+        else:
+            assert accumulator.message is not None
+            self.text.complete(accumulator.text)
+            self.reasoning.complete(accumulator.reasoning)
+            self.tool_calls.complete(accumulator.tool_calls)
+            self.output.complete(accumulator.message)
+            self.usage.complete(accumulator.usage)
+            self.events.complete(self.events.deltas)
+
+
+class Run(ABC):
+    """What a stream asks of whoever feeds it."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Stop, clean up and report the end; return when that is done, within bounded time."""
+
+    @abstractmethod
+    async def finished(self) -> None:
+        """Wait until the end has been reported; raise what went wrong after the message was whole."""
+
+
+class AsyncChatModelStream:
+    """One answer of a chat model, while it comes and afterwards.
+
+    | attribute | iterate for | await for |
+    |---|---|---|
+    | `.text`, `.reasoning` | `str` deltas | the whole text |
+    | `.tool_calls` | `ToolCallChunk` deltas | `list[ToolCall]` |
+    | `.events`, the stream itself | raw protocol events | the list of them; the stream gives the `AIMessage` |
+    | `.output` | | the `AIMessage` |
+    | `.usage` | | `UsageInfo`, or `None` where the provider sends none |
+
+    Any number of consumers, in any tasks of one event loop, may come and go at any time; each sees
+    everything from the first event (see `AsyncProjection`). One that is cancelled takes nothing from the
+    others. `interleave()` gives several projections as one, in the order of arrival.
+
+    The message's content is always a list of v1 content blocks, whatever the model's `output_version`.
+
+    Used with `async with`, leaving the block stops whoever feeds the stream and waits until that is
+    done. A stream is also made and fed by hand: `dispatch()` each event, or `fail()`. It ends with its
+    first terminal event (`message-finish`, `error`, or `fail()`); later ones are recorded and change nothing.
+
+    Ports `langchain_core.language_models.chat_model_stream.AsyncChatModelStream`.
+
+    Args:
+        namespace: Path of the graph's namespace, for a message that a graph made.
+        node: Name of the graph's node, likewise.
+        message_id: The message's id unless its events name another.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_entered",
+        "_events",
+        "_namespace",
+        "_node",
+        "_output",
+        "_owner",
+        "_reasoning",
+        "_run",
+        "_state",
+        "_text",
+        "_tool_calls",
+        "_usage",
+    )
+
+    def __init__(
+        self,
+        *,
+        namespace: list[str] | None = None,
+        node: str | None = None,
+        message_id: str | None = None,
+    ) -> None:
+        self._set_up(StreamState(message_id), namespace=namespace, node=node)
+
+    def _set_up(
+        self,
+        state: StreamState,
+        *,
+        namespace: list[str] | None = None,
+        node: str | None = None,
+        run: Run | None = None,
+        owner: object = None,
+    ) -> None:
+        self._state = state
+        self._run = run
+        self._owner = owner
+        self._entered = False
+        self._namespace = namespace or []
+        self._node = node
+        self._text = cast("AsyncTextProjection", AsyncTextProjection._view(state.text, owner))
+        self._reasoning = cast(
+            "AsyncTextProjection", AsyncTextProjection._view(state.reasoning, owner)
+        )
+        self._tool_calls = AsyncProjection._view(state.tool_calls, owner)
+        self._output = AsyncProjection._view(state.output, owner)
+        self._usage = AsyncProjection._view(state.usage, owner)
+        self._events = cast("_Events", _Events._view(state.events, owner))
+
+    @classmethod
+    def _of_run(cls, state: StreamState, run: Run, owner: object) -> Self:
+        """Make the stream that shows `state`, which `run` feeds for as long as `owner` lives."""
+        self = cls.__new__(cls)
+        self._set_up(state, run=run, owner=owner)
+        return self
+
+    def __repr__(self) -> str:
+        accumulator = self._state.accumulator
+        if not accumulator.done:
+            standing = "unfinished"
+        elif accumulator.error is None:
+            standing = "finished"
+        else:
+            standing = f"failed with {type(accumulator.error).__name__}"
+        return f"<AsyncChatModelStream {standing}, {self._state.flow.produced} events>"
+
+    # What it is
+
+    @property
+    def namespace(self) -> list[str]:
+        """Path of the graph's namespace; empty outside of a graph."""
+        return self._namespace
+
+    @property
+    def node(self) -> str | None:
+        """Name of the graph's node that the message comes from."""
+        return self._node
+
+    @property
+    def message_id(self) -> str | None:
+        """The message's id, as soon as it is known."""
+        return self._state.accumulator.message_id
+
+    # Where it stands
+
+    @property
+    def done(self) -> bool:
+        """Whether the message is whole or has failed."""
+        return self._state.accumulator.done
+
+    @property
+    def error(self) -> BaseException | None:
+        """What consumers are raised instead of the message, if anything."""
+        return self._state.accumulator.error
+
+    @property
+    def has_events(self) -> bool:
+        """Whether any event has come."""
+        return self._state.flow.produced > 0
+
+    @property
+    def output_message(self) -> AIMessage | None:
+        """The message, once it is whole; neither waits nor raises."""
+        return self._state.accumulator.message
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the model stopped, in the provider's words; `None` before the end or where it does not say."""
+        return self._state.accumulator.finish_reason
+
+    def snapshot(self) -> AIMessage:
+        """Return the message as far as it has come, at any time, also after a failure.
+
+        Returns:
+            A message of its own. While it is not whole, `response_metadata["partial"]` is `True` and a tool
+            call whose arguments were still coming is among `invalid_tool_calls`.
+        """
+        return self._state.accumulator.snapshot()
+
+    # Listening
+
+    @property
+    def text(self) -> AsyncTextProjection:
+        """The answer's text."""
+        return self._text
+
+    @property
+    def reasoning(self) -> AsyncTextProjection:
+        """The model's reasoning, as far as the provider shows it."""
+        return self._reasoning
+
+    @property
+    def tool_calls(self) -> AsyncProjection[ToolCallChunk, list[ToolCall]]:
+        """The tool calls: pieces of their arguments as they come, then the calls with arguments parsed."""
+        return self._tool_calls
+
+    @property
+    def output(self) -> AsyncProjection[Never, AIMessage]:
+        """The message, as soon as it is whole; `await stream` also waits for the end's callbacks."""
+        return self._output
+
+    @property
+    def usage(self) -> AsyncProjection[Never, UsageInfo | None]:
+        """The tokens used, in and out."""
+        return self._usage
+
+    @property
+    def events(self) -> AsyncProjection[MessagesData, list[MessagesData]]:
+        """The raw protocol events."""
+        return self._events
+
+    def __aiter__(self) -> Cursor[MessagesData]:
+        """Iterate over the raw protocol events from the first, then end or raise the error."""
+        return self._events.__aiter__()
+
+    def interleave(self, *channels: Channel) -> InterleavedCursor:
+        """Iterate over several projections at once, in the order in which their deltas came.
+
+        Args:
+            channels: Some of `"text"`, `"reasoning"` and `"tool_calls"`; all three if none is named.
+
+        Returns:
+            An async iterator of `(channel, delta)`, which misses nothing and is cancelled like any other.
+
+        Raises:
+            ValueError: Another name, or the same one twice.
+        """
+        known: tuple[Channel, ...] = ("text", "reasoning", "tool_calls")
+        if not set(channels) <= set(known) or len(set(channels)) < len(channels):
+            raise ValueError(f"channels must be different ones of {known}, not {channels}")
+        return InterleavedCursor(self._state, channels or known, self._owner or self)
+
+    def __await__(self) -> Generator[Any, Any, AIMessage]:
+        """Wait for the message and for the callbacks of the run's end.
+
+        Cancellation: where nobody else uses the stream and no block is entered, as in
+        `await open_stream(...)`, the run is stopped and cleaned up before the cancellation goes on.
+
+        Raises:
+            BaseException: The model's error; or, the message being whole, that of a callback handler that
+                says `raise_error`.
+        """
+        return self._wait().__await__()
+
+    async def _wait(self) -> AIMessage:
+        try:
+            message = await self._state.output.wait_for_final()
+            if self._run is not None:
+                await self._run.finished()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            flow = self._state.flow
+            if self._run is not None and not (self._entered or flow.shared or flow.at_head):
+                await self._run.aclose()
+            raise
+        return message
+
+    # Feeding
+
+    def set_message_id(self, message_id: str) -> None:
+        """Set the id that the message has unless its events name another."""
+        self._state.accumulator.message_id = message_id
+
+    def dispatch(self, event: Mapping[str, Any]) -> None:
+        """Record a protocol event and show what it adds. To be called on the consumers' event loop.
+
+        Args:
+            event: The event. Those of unknown types are recorded and have no other effect.
+
+        Raises:
+            Exception: The event is malformed. It stays recorded; more may follow.
+        """
+        self._state.dispatch(event)
+
+    def fail(self, error: BaseException) -> None:
+        """End by an error, which every consumer is raised; without effect after the end.
+
+        Args:
+            error: What they see; a `StreamCancelledError` in place of a backend's cancellation exception.
+        """
+        self._state.fail(error)
+
+    def set_start(self, cb: Callable[[], Awaitable[None]] | None) -> None:
+        """Install what is awaited before each step of a consumer: it starts the producer, once.
+
+        Args:
+            cb: An async function without arguments that may be called any number of times, or `None` for
+                none.
+        """
+        for state in self._state.states():
+            state.start = cb
+
+    def set_arequest_more(self, cb: Callable[[], Awaitable[bool]] | None) -> None:
+        """Install what consumers that have read everything await to get more, instead of waiting.
+
+        One pump may serve many streams, as LangGraph's does. Several consumers may call it at once.
+
+        Args:
+            cb: An async function without arguments that has the source take one step and returns whether
+                it did; `False` means that nothing more will come. `None` for none.
+        """
+        for state in self._state.states():
+            state.request_more = cb
+
+    # Closing
+
+    async def aclose(self) -> None:
+        """Stop the run and wait until it has cleaned up and reported its end to the callbacks.
+
+        Idempotent. It may be called from any task of the event loop, also in a cancelled scope, and takes 5
+        seconds at most. Consumers that wait get `StreamCancelledError`. A run that has its message is left to
+        finish its callbacks. A stream that never started is closed, and nothing runs. On a stream fed by
+        hand it is `fail(StreamCancelledError())`.
+
+        Cancellation: held back until the run has ended, and then goes on.
+        """
+        if self._run is not None:
+            await self._run.aclose()
+        else:
+            self._state.fail(StreamCancelledError())
+
+    async def __aenter__(self) -> Self:
+        """Return the stream; nothing starts before its first use."""
+        self._entered = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the stream, see `aclose()`; the model's error is not raised here."""
+        await self.aclose()
+
+
+class _Events(AsyncProjection[MessagesData, "list[MessagesData]"]):
+    __slots__ = ()
+
+    async def _wait(self) -> list[MessagesData]:
+        if not self._state.keeps_all:
+            raise RuntimeError(
+                "the stream was opened with replay=False, so its events are not kept; "
+                "iterate over them, or open it with replay=True"
+            )
+        return await super()._wait()
+
+
+@final
+class InterleavedCursor:
+    """One consumer's place in several projections of a stream, see `AsyncChatModelStream.interleave()`."""
+
+    __slots__ = ("__weakref__", "_channels", "_owner", "_positions", "_state", "_steps")
+
+    def __init__(self, state: StreamState, channels: tuple[Channel, ...], owner: object) -> None:
+        self._state = state
+        self._owner = owner
+        self._channels = {name: state.channel(name) for name in channels}
+        self._positions = {name: channel.dropped for name, channel in self._channels.items()}
+        self._steps = 0
+        for channel in self._channels.values():
+            # Not a Cursor, but all that is asked of one is its place.
+            channel.add_cursor(cast("Cursor[Any]", self))
+
+    def __aiter__(self) -> InterleavedCursor:
+        return self
+
+    async def __anext__(self) -> Delta:
+        events = self._state.events
+        if events.start is not None:
+            await events.start()
+        first = self._first()
+        if first is not None or events.done or events.request_more is not None:
+            self._steps += 1
+            if self._steps % STEPS_BETWEEN_YIELDS:
+                await checkpoint_if_cancelled()
+            else:
+                await checkpoint()
+            first = self._first()
+        while first is None:
+            if events.error is not None:
+                events.raise_error()
+            if events.done:
+                raise StopAsyncIteration
+            if events.request_more is None:
+                await events.wait_for_more()
+            elif not await events.request_more() and self._first() is None and not events.done:
+                raise StopAsyncIteration
+            first = self._first()
+        channel = self._channels[first]
+        delta = channel.take(self._positions[first])
+        self._positions[first] += 1
+        channel.drop_passed()
+        return cast("Delta", (first, delta))
+
+    def _first(self) -> Channel | None:
+        """Name the projection that holds the earliest delta not taken yet."""
+        first, earliest = None, 0
+        for name, channel in self._channels.items():
+            position = self._positions[name]
+            if channel.holds(position):
+                assert channel.marks is not None
+                mark = channel.marks[position - channel.dropped]
+                if first is None or mark < earliest:
+                    first, earliest = name, mark
+        return first
+
+    def position_in(self, state: ProjectionState[Any, Any]) -> int:
+        return next(
+            self._positions[name] for name, channel in self._channels.items() if channel is state
+        )
+
+
+AsyncChatModelStream.__module__ = "langchain_anyio"

@@ -1,0 +1,181 @@
+"""Worker threads for what is written without `async`: models, and callback handlers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Generic, TypeVar, cast, final
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from ._background import Loop
+from ._errors import StreamCancelledError
+from ._wakeup import Wakeup
+
+T = TypeVar("T")
+
+# Threads that models run in at a time, and handlers, on one event loop. A model may wait for its handlers
+# while it holds a thread, so the two must not draw on the same supply, nor on anyio's default one,
+# which the application's own threads share.
+MODEL_THREADS = 256
+HANDLER_THREADS = 64
+
+_model_limiter: RunVar[anyio.CapacityLimiter] = RunVar("langchain_anyio_models")
+_handler_limiter: RunVar[anyio.CapacityLimiter] = RunVar("langchain_anyio_handlers")
+
+
+def model_limiter() -> anyio.CapacityLimiter:
+    """Return the limiter of this event loop for models."""
+    return _limiter(_model_limiter, MODEL_THREADS)
+
+
+def handler_limiter() -> anyio.CapacityLimiter:
+    """Return the limiter of this event loop for callback handlers."""
+    return _limiter(_handler_limiter, HANDLER_THREADS)
+
+
+def _limiter(var: RunVar[anyio.CapacityLimiter], tokens: int) -> anyio.CapacityLimiter:
+    try:
+        return var.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(tokens)
+        var.set(limiter)
+        return limiter
+
+
+class _Call:
+    """One call, as the event loop and the worker thread both see it."""
+
+    __slots__ = ("abandoned", "label", "lock", "running")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.lock = threading.Lock()
+        self.abandoned = False
+        self.running = False
+
+
+@final
+class ThreadCalls:
+    """The calls in worker threads that belong to one run.
+
+    A call that is cancelled returns at once and leaves its thread to finish; such threads are known here
+    until they have finished.
+    """
+
+    __slots__ = ("_all_returned", "_left", "_loop")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._left: set[_Call] = set()
+        self._all_returned = Wakeup()
+
+    def left(self) -> list[str]:
+        """Return the labels of the calls that were cancelled and have not returned."""
+        return sorted(call.label for call in self._left)
+
+    async def join(self) -> None:
+        """Wait until no thread is left that a cancelled call left behind."""
+        while self._left:
+            await self._all_returned.wait()
+
+    async def run(
+        self, func: Callable[[], T], *, label: str, limiter: anyio.CapacityLimiter
+    ) -> T:
+        """Call `func` in a worker thread, in a copy of the current context, and return what it returns.
+
+        Cancellation: returns at once; the thread goes on until `func` returns, see `join()`. A call that
+        has not begun does not begin.
+
+        Args:
+            func: What to call.
+            label: Names the call where it had to be left behind.
+            limiter: Where the thread is drawn from.
+        """
+        call = _Call(label)
+
+        def work() -> T:
+            with call.lock:
+                if call.abandoned:
+                    raise StreamCancelledError
+                call.running = True
+            try:
+                return func()
+            except StopIteration as exc:
+                # A future does not take it.
+                raise RuntimeError(f"{label} raised StopIteration") from exc
+            finally:
+                with call.lock:
+                    call.running = False
+                    abandoned = call.abandoned
+                if abandoned:
+                    self._loop.call_soon(partial(self._forget, call))
+
+        try:
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+        except anyio.get_cancelled_exc_class():
+            with call.lock:
+                call.abandoned = True
+                if call.running:
+                    self._left.add(call)
+            raise
+
+    def _forget(self, call: _Call) -> None:
+        self._left.discard(call)
+        if not self._left:
+            self._all_returned.fire()
+
+
+_END = object()
+
+
+@final
+class ThreadIterator(Generic[T]):
+    """A blocking iterator, each step of which is taken in a worker thread.
+
+    The iterator is made by its first step. A step that is cancelled goes on in its thread; when it is over
+    the iterator is closed there, so it is left at its next item.
+    """
+
+    __slots__ = ("_calls", "_closed", "_iterator", "_label", "_lock", "_make")
+
+    def __init__(self, make: Callable[[], Iterator[T]], calls: ThreadCalls, *, label: str) -> None:
+        self._make = make
+        self._calls = calls
+        self._label = label
+        self._iterator: Iterator[T] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def __aiter__(self) -> ThreadIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        item = await self._run(self._step)
+        if item is _END:
+            raise StopAsyncIteration
+        return cast("T", item)
+
+    async def aclose(self) -> None:
+        """Close the iterator, as soon as the step it may be taking is over."""
+        self._closed = True
+        await self._run(self._close)
+
+    async def _run(self, func: Callable[[], object]) -> object:
+        return await self._calls.run(func, label=self._label, limiter=model_limiter())
+
+    def _step(self) -> object:
+        with self._lock:
+            if self._closed:
+                return _END
+            if self._iterator is None:
+                self._iterator = iter(self._make())
+            return next(self._iterator, _END)
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._iterator is not None and hasattr(self._iterator, "close"):
+                self._iterator.close()
