@@ -6,3 +6,14 @@ The stream is the accumulator and its projections.
 The driver runs a chat model into a stream: its task, its callbacks, its end.
 The command line `python -m langchain_anyio` shows one answer as it comes.
 """
+
+from __future__ import annotations
+
+from ._driver import open_stream as open_stream
+from ._errors import StreamCancelledError as StreamCancelledError
+from ._errors import StreamStalledError as StreamStalledError
+from ._event import Event as Event
+from ._projection import AsyncProjection as AsyncProjection
+from ._projection import AsyncTextProjection as AsyncTextProjection
+from ._queue import Queue as Queue
+from ._stream import AsyncChatModelStream as AsyncChatModelStream
