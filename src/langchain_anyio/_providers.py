@@ -21,6 +21,7 @@ from anyio.lowlevel import RunVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable
+    from types import ModuleType
 
     from langchain_core.language_models import BaseChatModel
 
@@ -83,20 +84,16 @@ def _openai_http_client(model: Any) -> Any:
     used = _http_client(sdk)
     # The client for `openai_proxy` stands where the user's own would; langchain-openai refuses to be given both.
     proxied = used is not None and bool(model.openai_proxy) and used is model.http_async_client
-    if not proxied and not _is_default(used, openai.DefaultAsyncHttpxClient):
+    if not proxied and not _is_default(used, openai, model, langchain_openai.ChatOpenAI):
         return None
     if sdk.chat.completions is not model.async_client:
-        return None
-    made_by_sdk = type(used).__module__.startswith("openai.")
-    if made_by_sdk and type(model) is langchain_openai.ChatOpenAI:
-        # Only other models leave the HTTP client to the SDK, so this SDK client is the user's.
         return None
     socket_options = model.http_socket_options
     if socket_options is not None:
         socket_options = tuple(socket_options)
 
     def open_client() -> Any:
-        if made_by_sdk:
+        if type(used).__module__.startswith("openai."):
             return openai.DefaultAsyncHttpxClient(base_url=used.base_url, timeout=used.timeout)
         # What socket options and a proxy come to is langchain-openai's business, so another model is asked for its
         # client. That is not a shared one: clients whose timeout is a `Timeout`, which has no hash, are not cached.
@@ -115,13 +112,17 @@ def _openai_http_client(model: Any) -> Any:
 
 
 def _anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
-    anthropic = sys.modules["anthropic"]
+    langchain_anthropic, anthropic = sys.modules["langchain_anthropic"], sys.modules["anthropic"]
     copy: Any = model.model_copy()
-    # It is made at its first use, so where the user's model has none yet, the copy makes its own. A user who wants
-    # another client can only put it there: `ChatAnthropic` has no parameter for it.
-    sdk = getattr(copy, "_async_client", None)
+    try:
+        # A cached property: where the user's model has none yet, the copy makes its own. A user who wants another client
+        # puts it there, as there is no parameter for it.
+        sdk = copy._async_client
+    except Exception:  # noqa: BLE001
+        # The run raises it again, and reports it, where the model uses its client.
+        return model
     used = _http_client(sdk)
-    if not _is_default(used, anthropic.DefaultAsyncHttpxClient):
+    if not _is_default(used, anthropic, model, langchain_anthropic.ChatAnthropic):
         return model
     proxy = copy.anthropic_proxy
 
@@ -132,7 +133,7 @@ def _anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
         )
 
     http = _loop_clients().get((*_settings(used), proxy), open_client)
-    # A cached property keeps its value in the instance's `__dict__`.
+    # Where cached properties keep their values.
     copy.__dict__["_async_client"] = sdk.with_options(http_client=http)
     result: BaseChatModel = copy
     return result
@@ -143,22 +144,23 @@ def _http_client(sdk: Any) -> Any:
     return getattr(sdk, "_client", None)
 
 
-def _is_default(http: Any, public: type) -> bool:
+def _is_default(http: Any, sdk: ModuleType, model: BaseChatModel, plain: type) -> bool:
     """Whether an HTTP client is one that the provider's packages opened themselves.
 
-    Theirs are of private subclasses of the class that their SDK offers to users.
+    Theirs are of private subclasses of the class that their SDK offers to users. The plain models open theirs themselves,
+    others derived from them may leave that to the SDK; with a plain model, such a client came with the user's SDK client.
     """
-    package = type(http).__module__.partition(".")[0]
-    return (
-        isinstance(http, public)
-        and type(http) is not public
-        and package.removeprefix("langchain_") in {"openai", "anthropic"}
+    public, own = sdk.DefaultAsyncHttpxClient, type(http)
+    if not isinstance(http, public) or own is public:
+        return False
+    package = own.__module__.partition(".")[0]
+    return package == f"langchain_{sdk.__name__}" or (
+        package == sdk.__name__ and type(model) is not plain
     )
 
 
-def _settings(http: Any) -> tuple[Hashable, ...]:
-    timeout: tuple[Hashable, ...] = tuple(sorted(http.timeout.as_dict().items()))
-    return type(http), str(http.base_url), timeout
+def _settings(http: Any) -> tuple[Any, ...]:
+    return type(http), str(http.base_url), tuple(sorted(http.timeout.as_dict().items()))
 
 
 @final

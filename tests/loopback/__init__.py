@@ -10,11 +10,17 @@ clients did is seen in its `exchanges`.
 
 from __future__ import annotations
 
-from ._server import (
-    Endpoint as Endpoint,
-    Exchange as Exchange,
-    ProviderServer as ProviderServer,
-    Scenario as Scenario,
-    provider_server as provider_server,
-)
-from ._wire import Reply as Reply, Text as Text, Thinking as Thinking, ToolCall as ToolCall
+from ._server import Endpoint, Exchange, ProviderServer, Scenario, provider_server
+from ._wire import Reply, Text, Thinking, ToolCall
+
+__all__ = [
+    "Endpoint",
+    "Exchange",
+    "ProviderServer",
+    "Reply",
+    "Scenario",
+    "Text",
+    "Thinking",
+    "ToolCall",
+    "provider_server",
+]

@@ -10,6 +10,7 @@ import struct
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 import uvicorn
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 Fault = Literal["reset", "end", "truncate", "stall", "error", "malformed"]
 
@@ -137,14 +138,15 @@ class Endpoint:
 
     Attributes:
         openai_url: The `base_url` for OpenAI's clients.
-        anthropic_url: The `base_url` for Anthropic's clients.
+        azure_url: The `azure_endpoint` for Azure's.
+        anthropic_url: The `base_url` for Anthropic's.
         exchanges: The requests that came, in order.
     """
 
     def __init__(self, url: str, scenario: Scenario) -> None:
         self.scenario = scenario
         self.openai_url = f"{url}/v1"
-        self.anthropic_url = url
+        self.azure_url = self.anthropic_url = url
         self.exchanges: list[Exchange] = []
         self._arrived = threading.Condition()
 
@@ -236,10 +238,14 @@ class _Stream:
 
 
 class ProviderServer:
-    """The server; made by `provider_server`."""
+    """The server; made by `provider_server`.
+
+    Attributes:
+        url: Its address, which is also that of an HTTP proxy that answers for every host.
+    """
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         self._names = itertools.count()
         self._endpoints: dict[str, Endpoint] = {}
         self._connections: dict[tuple[str, int], Connection] = {}
@@ -259,7 +265,7 @@ class ProviderServer:
     def serve(self, scenario: Scenario) -> Endpoint:
         """Serve a scenario at an address of its own; for any thread."""
         name = f"endpoint-{next(self._names)}"
-        endpoint = self._endpoints[name] = Endpoint(f"{self._url}/{name}", scenario)
+        endpoint = self._endpoints[name] = Endpoint(f"{self.url}/{name}", scenario)
         return endpoint
 
     def wait_all_closed(self, timeout: float = 5) -> bool:
@@ -281,7 +287,7 @@ class ProviderServer:
             }
             self._changed.notify_all()
 
-    def _application(self) -> Starlette:
+    def _application(self) -> ASGIApp:
         def route(path: str, wire: Format) -> Route:
             async def answer(request: Request) -> Any:
                 endpoint = self._endpoints[request.path_params["name"]]
@@ -303,13 +309,20 @@ class ProviderServer:
 
             return Route(path, answer, methods=["POST"])
 
-        return Starlette(
+        routes = Starlette(
             routes=[
                 route("/{name}/v1/chat/completions", CHAT_COMPLETIONS),
+                route("/{name}/openai/deployments/{deployment}/chat/completions", CHAT_COMPLETIONS),
                 route("/{name}/v1/responses", RESPONSES),
                 route("/{name}/v1/messages", MESSAGES),
             ]
         )
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            # A proxy is asked for whole addresses, and this one answers for every host.
+            await routes({**scope, "path": urlsplit(scope["path"]).path}, receive, send)
+
+        return application
 
     def _protocol(self) -> type[H11Protocol]:
         server = self
@@ -331,7 +344,7 @@ class ProviderServer:
 def provider_server() -> Iterator[ProviderServer]:
     """Run a server on a free port of 127.0.0.1, in a thread, until the block is left."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = ProviderServer("http://127.0.0.1:{}".format(listener.getsockname()[1]))
+    server = ProviderServer(f"http://127.0.0.1:{listener.getsockname()[1]}")
     runner = uvicorn.Server(
         uvicorn.Config(
             server._application(),
@@ -343,12 +356,15 @@ def provider_server() -> Iterator[ProviderServer]:
             log_level="critical",
             access_log=False,
             server_header=False,
+            date_header=False,
             # Idle connections are the client's to close, so that what tests see is the client's doing.
             timeout_keep_alive=3600,
         )
     )
     thread = threading.Thread(
-        target=lambda: asyncio.run(runner.serve(sockets=[listener])), name="provider-server", daemon=True
+        target=lambda: asyncio.run(runner.serve(sockets=[listener])),
+        name="provider-server",
+        daemon=True,
     )
     thread.start()
     try:

@@ -255,7 +255,9 @@ def _response_item(index: int, block: Text) -> JSON:
 def _response_item_stream(index: int, block: Text) -> Iterator[JSON]:
     item = _response_item(index, block)
     begun = {
-        key: value for key, value in (("content", []), ("summary", []), ("arguments", "")) if key in item
+        key: value
+        for key, value in (("content", []), ("summary", []), ("arguments", ""))
+        if key in item
     }
     if "status" in item:
         begun["status"] = "in_progress"
