@@ -5,6 +5,7 @@ Small alphabets are on purpose: indexes must collide, and texts must extend and 
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -121,7 +122,7 @@ def present(**fields: Any) -> Event:
 def slices(text: str, cuts: list[int]) -> list[str]:
     """The text cut at those places; empty slices are left out, as providers do."""
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False) if a < b]
+    return [text[a:b] for a, b in itertools.pairwise(places) if a < b]
 
 
 @st.composite

@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import pytest
-from event_strategies import Event, event_sequences, well_formed
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.language_models.chat_model_stream import (
@@ -18,6 +17,7 @@ from langchain_core.language_models.chat_model_stream import (
 )
 from langchain_core.messages import AIMessage
 
+from event_strategies import Event, event_sequences, well_formed
 from langchain_anyio._accumulator import Accumulator
 
 
@@ -434,7 +434,7 @@ def test_case_gives_what_langchain_core_gives(events: list[Event]) -> None:
 
 @pytest.mark.parametrize(
     "ending",
-    [END, {"event": "error", "message": "overloaded"}, END | {"usage": {"input_tokens": 1}}],
+    (END, {"event": "error", "message": "overloaded"}, END | {"usage": {"input_tokens": 1}}),
     ids=["finish", "error", "refused finish"],
 )
 def test_after_a_terminal_event_no_event_counts(ending: Event) -> None:
@@ -489,7 +489,7 @@ def test_a_failure_counts_after_a_finish_that_raised() -> None:
 
 @pytest.mark.parametrize(
     ("metadata", "reason"),
-    [
+    (
         ({"finish_reason": "stop", "model_provider": "openai"}, "stop"),
         ({"stop_reason": "end_turn", "stop_sequence": None}, "end_turn"),
         ({"stopReason": "tool_use"}, "tool_use"),
@@ -505,7 +505,7 @@ def test_a_failure_counts_after_a_finish_that_raised() -> None:
         ({"model_name": "some-model"}, None),
         ({}, None),
         (None, None),
-    ],
+    ),
 )
 def test_finish_reason_has_many_names(metadata: Any, reason: str | None) -> None:
     accumulator = Accumulator()
@@ -643,13 +643,13 @@ def test_a_snapshot_after_a_refused_finish_has_only_what_a_message_may_hold() ->
 
 @pytest.mark.parametrize(
     "event",
-    [
+    (
         delta(0, "text-delta", text="token "),
         without_index(delta(0, "text-delta", text="token ")),
         delta(0, "reasoning-delta", reasoning="token "),
         delta(0, "tool-call-delta", args="token "),
         {"event": "content-block-delta", "index": 0, "content_block": {**CHUNK, "args": "token "}},
-    ],
+    ),
     ids=["text", "text without an index", "reasoning", "tool call", "former tool call"],
 )
 def test_cost_of_a_delta_does_not_grow(event: Event) -> None:

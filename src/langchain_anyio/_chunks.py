@@ -303,16 +303,15 @@ class ChunkBridge:
         if not self._started:
             self._started = True
             events.append(self._start_of(message))
-        blocks: Sequence[Any]
         try:
-            blocks = message.content_blocks
+            blocks = cast("Sequence[Any]", message.content_blocks)
         except Exception:  # noqa: BLE001
             # A chunk that cannot be understood adds no block; what it says besides still counts.
             blocks = ()
         for position, block in enumerate(blocks):
             if not isinstance(block, dict):
                 continue
-            key = block.get("index")
+            key: Any = block.get("index")
             if key is None:
                 key = (_NO_INDEX, block.get("type"), position)
             if key in self._blocks:
