@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 import anyio
@@ -45,7 +46,12 @@ class Loop:
             import asyncio
 
             self.token = asyncio.get_running_loop()
-            self._call_soon = self.token.call_soon_threadsafe  # type: ignore[attr-defined]
+            # By default the call would run in the context of whoever makes it, a worker thread's perhaps,
+            # in which anyio does not know its backend.
+            self._call_soon = partial(
+                self.token.call_soon_threadsafe,  # type: ignore[attr-defined]
+                context=copy_context(),
+            )
 
     def call_soon(self, func: Callable[[], object]) -> bool:
         """Have the loop call `func`; return whether the loop still takes calls."""

@@ -6,12 +6,14 @@ No other module imports one, so what a new release of langchain-core can break i
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.callbacks import manager as _callbacks_manager
 from langchain_core.language_models import BaseChatModel, SimpleChatModel
 
 # The bridge and the accumulator must agree with langchain-core on which arguments of a tool call parse.
@@ -135,11 +137,13 @@ class Source:
     Attributes:
         gives: What the method gives: protocol events, chunks, or the whole answer at once.
         blocking: Whether it has to run in a worker thread.
+        name: The method's name.
         method: The method.
     """
 
     gives: Literal["events", "chunks", "answer"]
     blocking: bool
+    name: str
     method: Callable[..., Any]
 
 
@@ -150,25 +154,34 @@ def source_of(model: BaseChatModel, kwargs: dict[str, Any]) -> Source:
     hand over to the others.
     """
     cls = type(model)
-    if model.disable_streaming is not True and not (
+    gives: Literal["events", "chunks", "answer"] = "answer"
+    blocking = False
+    streams = model.disable_streaming is not True and not (
         model.disable_streaming == "tool_calling" and kwargs.get("tools")
-    ):
-        if hasattr(model, "_astream_chat_model_events"):
-            return Source("events", False, model._astream_chat_model_events)
-        if cls._astream is not BaseChatModel._astream:
-            return Source("chunks", False, model._astream)
-        if cls._stream is not BaseChatModel._stream:
-            return Source("chunks", True, model._stream)
-        if hasattr(model, "_stream_chat_model_events"):
-            return Source("events", True, model._stream_chat_model_events)
-    if cls._agenerate not in (BaseChatModel._agenerate, SimpleChatModel._agenerate):
-        return Source("answer", False, _with_run_manager_if_taken(model._agenerate))
-    return Source("answer", True, _with_run_manager_if_taken(model._generate))
+    )
+    if streams and hasattr(model, "_astream_chat_model_events"):
+        gives, name = "events", "_astream_chat_model_events"
+    elif streams and cls._astream is not BaseChatModel._astream:
+        gives, name = "chunks", "_astream"
+    elif streams and cls._stream is not BaseChatModel._stream:
+        gives, blocking, name = "chunks", True, "_stream"
+    elif streams and hasattr(model, "_stream_chat_model_events"):
+        gives, blocking, name = "events", True, "_stream_chat_model_events"
+    elif cls._agenerate not in (BaseChatModel._agenerate, SimpleChatModel._agenerate):
+        name = "_agenerate"
+    else:
+        blocking, name = True, "_generate"
+    method = getattr(model, name)
+    if gives == "answer" and not _takes(method, "run_manager"):
+        return Source(gives, blocking, name, _without_run_manager(method))
+    return Source(gives, blocking, name, method)
 
 
-def _with_run_manager_if_taken(method: Callable[..., Any]) -> Callable[..., Any]:
-    if "run_manager" in inspect.signature(method).parameters:
-        return method
+def _takes(method: Callable[..., Any], parameter: str) -> bool:
+    return parameter in inspect.signature(method).parameters
+
+
+def _without_run_manager(method: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, run_manager, **kwargs: method(*args, **kwargs)
 
 
@@ -211,3 +224,8 @@ def bound_config(
 ) -> RunnableConfig:
     """Return the config that a binding passes on when it is called with `config`."""
     return binding._merge_configs(config)
+
+
+def needs_asyncio() -> bool:
+    """Tell whether langchain-core's own async functions run on asyncio alone, as they come."""
+    return vars(_callbacks_manager).get("asyncio") is sys.modules.get("asyncio")

@@ -38,12 +38,12 @@ class Dispatcher:
     Ports `langchain_core.callbacks.manager.ahandle_event`.
     """
 
-    __slots__ = ("_calls", "running")
+    __slots__ = ("_calls", "unreturned")
 
     def __init__(self, calls: ThreadCalls) -> None:
         self._calls = calls
-        self.running: list[str] = []
-        """Names of the async handlers' methods that have been called and have not returned."""
+        self.unreturned: list[str] = []
+        """Names of the async handlers' methods that have been called and run on or were interrupted."""
 
     async def __call__(
         self,
@@ -114,11 +114,13 @@ class Dispatcher:
             method = getattr(handler, event)
             if inspect.iscoroutinefunction(method):
                 reached.append(handler)
-                self.running.append(name)
+                self.unreturned.append(name)
                 try:
                     await method(*args, **kwargs)
-                finally:
-                    self.running.remove(name)
+                except Exception:
+                    self.unreturned.remove(name)
+                    raise
+                self.unreturned.remove(name)
             elif handler.run_inline:
                 reached.append(handler)
                 method(*args, **kwargs)
@@ -161,17 +163,13 @@ def _overrides(handler: BaseCallbackHandler, event: str) -> bool:
 
 
 def _advice(error: Exception) -> str:
-    if needs_asyncio(error):
+    """Say what to do where `error` is what asyncio code raises on trio."""
+    if backend() == "trio" and (
+        (isinstance(error, RuntimeError) and "event loop" in str(error))
+        or (isinstance(error, TypeError) and "trio" in str(error))
+    ):
         return "; it uses asyncio itself, which on trio needs langchain_anyio.enable_trio()"
     return ""
-
-
-def needs_asyncio(error: BaseException) -> bool:
-    """Tell whether `error` is what asyncio code raises on trio."""
-    return backend() == "trio" and (
-        (isinstance(error, RuntimeError) and "no running event loop" in str(error))
-        or (isinstance(error, TypeError) and "trio" in str(error))
-    )
 
 
 class LLMRun(AsyncCallbackManagerForLLMRun):

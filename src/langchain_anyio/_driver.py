@@ -27,7 +27,7 @@ from langchain_core.runnables.config import (
 from langchain_core.utils.uuid import uuid7
 
 from ._asyncgens import AsyncGenerators
-from ._background import Loop, is_cancellation, outlast, start
+from ._background import Loop, backend, is_cancellation, outlast, start
 from ._chunks import ChunkBridge, message_to_events
 from ._core import (
     LC_ID_PREFIX,
@@ -35,11 +35,12 @@ from ._core import (
     answer_of,
     end_response,
     error_response,
+    needs_asyncio,
     prepare_call,
     set_config_context,
     source_of,
 )
-from ._dispatch import ChainRun, Dispatcher, LLMRun, needs_asyncio
+from ._dispatch import ChainRun, Dispatcher, LLMRun
 from ._errors import StreamCancelledError, StreamStalledError
 from ._providers import for_current_loop
 from ._queue import STEPS_BETWEEN_YIELDS
@@ -362,6 +363,11 @@ class _ModelRun(Run):
     async def _run_steps(self, target: Target, input: Any) -> tuple[Target, Any]:
         """Run what comes before the model in a sequence, as `RunnableSequence.ainvoke` does."""
         while isinstance(sequence := target.runnable, RunnableSequence):
+            if backend() == "trio" and needs_asyncio():
+                raise RuntimeError(
+                    f"the step {sequence.first.get_name()} before the model is run by langchain-core, "
+                    "which on trio needs langchain_anyio.enable_trio()"
+                )
             config = ensure_config(target.config)
             manager = get_async_callback_manager_for_config(config)
             chain = ChainRun(self._dispatch, manager, config.pop("run_id", None) or uuid7())
@@ -374,15 +380,7 @@ class _ModelRun(Run):
                 if number == len(sequence.steps):
                     target = resolve(step, config)
                     break
-                try:
-                    input = await step.ainvoke(input, config, **kwargs)
-                except Exception as exc:
-                    if needs_asyncio(exc):
-                        raise RuntimeError(
-                            f"the step {step.get_name()} before the model is run by langchain-core, which "
-                            "on trio needs langchain_anyio.enable_trio()"
-                        ) from exc
-                    raise
+                input = await step.ainvoke(input, config, **kwargs)
                 kwargs = {}
         return target, input
 
@@ -397,7 +395,7 @@ class _ModelRun(Run):
             run_manager=run.get_sync() if source.blocking else run,
             **call.kwargs,
         )
-        label = f"{type(model).__name__}.{getattr(source.method, '__name__', source.gives)}"
+        label = f"{type(model).__name__}.{source.name}"
         message_id = self._state.accumulator.message_id
         if source.gives == "answer":
             result = await (
@@ -465,6 +463,7 @@ class _ModelRun(Run):
     # The end
 
     async def _clean_up(self) -> None:
+        self._dispatch.unreturned.clear()  # what the cancellation of the model's part has interrupted
         with self._end_scope:
             with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
                 await self._generators.aclose()
@@ -518,7 +517,7 @@ class _ModelRun(Run):
                 self._ended.set()
 
     def _warn_of_left(self) -> None:
-        left = [*self._dispatch.running, *self._calls.left()]
+        left = [*self._dispatch.unreturned, *self._calls.left()]
         if not self._left_model.is_set():
             left.insert(0, f"the model {type(self._target.runnable).__name__}")
         warnings.warn(
