@@ -214,6 +214,9 @@ class _Record:
         self.threads: set[int] = set()
         self.react = react
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # the same in two runs, in what a model says of itself
+
     def names(self) -> list[str]:
         return [name for name, _, _ in self.told]
 
