@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 from anyio import move_on_after
 from anyio.lowlevel import RunVar
 
+from ._background import Loop
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable
     from types import ModuleType
@@ -172,11 +174,14 @@ class _LoopClients:
     def __init__(self) -> None:
         self._open: dict[Hashable, Any] = {}
         self._closing = AsyncExitStack()
-        # Every event loop closes, at its end, the asynchronous generators that were begun on it and are still there.
-        # This one awaits nothing before its `yield`, so it begins here and now.
+        # Every event loop closes, at its end, the asynchronous generators that were begun on it and are still there. It
+        # begins this one itself, because who calls here may have theirs watched, as a stream does to close its model's.
         self._keeper = self._close_at_the_end()
+        Loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
         try:
-            self._keeper.__anext__().send(None)
+            self._keeper.__anext__().send(None)  # awaits nothing before its `yield`
         except StopIteration:
             pass
 
