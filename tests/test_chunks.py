@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.language_models._compat_bridge import chunks_to_events
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessageChunk
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.block_translators import PROVIDER_TRANSLATORS, register_translator
 from langchain_core.outputs import ChatGenerationChunk
-from test_accumulator import exact
 
 from langchain_anyio._accumulator import Accumulator
 from langchain_anyio._chunks import ChunkBridge, message_to_events
+from test_accumulator import exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +84,7 @@ def chunk(
     metadata = fields.pop("response_metadata", {})
     if provider is not None:
         metadata = {"model_provider": provider, **metadata}
-    message = AIMessageChunk(content, response_metadata=metadata, **fields)
+    message = AIMessageChunk(content=content, response_metadata=metadata, **fields)
     return ChatGenerationChunk(message=message, generation_info=info)
 
 
@@ -461,11 +462,40 @@ OTHERS = [
     chunk("", additional_kwargs={"function_call": {"name": "a"}}),
     chunk(tool_calls=[{"id": "1", "name": "add", "args": {}, "type": "tool_call"}]),
     chunk(tool_call_chunks=[call(None, None)]),
-    ChatGenerationChunk(message=HumanMessageChunk("not the model's")),
-    ChatGenerationChunk(message=OwnChunk("a")),
-    ChatGenerationChunk(message=Opaque("a", usage_metadata=USAGE)),
+    chunk("a", "openai", tool_call_chunks=[call(0, "nonsense")]),
+    chunk("a", "openai", tool_calls=[{"id": "1", "name": "add", "args": {}, "type": "tool_call"}]),
+    chunk("a", "groq", usage_metadata=USAGE),
+    ChatGenerationChunk(message=HumanMessageChunk(content="not the model's")),
+    ChatGenerationChunk(message=OwnChunk(content="a")),
+    ChatGenerationChunk(
+        message=Opaque(
+            content="a",
+            usage_metadata=UsageMetadata(input_tokens=1, output_tokens=1, total_tokens=2),
+        )
+    ),
+]
+SLICES = [
+    chunk([block])
+    for block in (
+        {"type": "text", "text": "a", "extras": {"a": 1}, "id": "x", "more": {"a": 1}},
+        {"type": "text", "text": "b", "extras": {"b": 2}, "id": None, "more": {"b": 2}},
+        {"type": "text", "text": "", "extras": "none", "annotations": []},
+        {"type": "reasoning", "index": "r", "extras": {"a": 1}},
+        {"type": "reasoning", "index": "r", "extras": {"b": 2}},
+        {"type": "reasoning", "index": "r", "reasoning": "Hm", "more": {"a": 1}},
+        {"type": "audio", "index": 7, "data": None, "extras": None},
+        {"type": "audio", "index": 7, "data": "AA", "extras": {"a": 1}},
+        {"type": "audio", "index": 7, "data": "BB", "extras": {"b": 2}},
+        {"type": "server_tool_call_chunk", "index": 8, "args": None, "id": "1", "extras": {"a": 1}},
+        {"type": "server_tool_call_chunk", "index": 8, "args": "{", "name": "search"},
+        {"type": "server_tool_call_chunk", "index": 8, "id": "2", "extras": {"b": 2}},
+        {"type": "server_tool_call_chunk", "index": 8, "args": "}", "name": None, "more": 1},
+        {"type": "image", "index": 9, "url": "a"},
+        {"type": "image", "index": 9, "id": "b"},
+    )
 ]
 STREAMS = {
+    "slices of each type": SLICES,
     "plain": PLAIN,
     "openai chat completions": OPENAI,
     "openai with v1 output": OPENAI_V1,
@@ -475,7 +505,7 @@ STREAMS = {
     "google": GOOGLE,
     "bedrock": BEDROCK,
     "nothing": [],
-    "nothing of the model's": [ChatGenerationChunk(message=HumanMessageChunk("a"))],
+    "nothing of the model's": [ChatGenerationChunk(message=HumanMessageChunk(content="a"))],
 }
 
 
@@ -489,7 +519,8 @@ def test_stream_gives_the_events_of_langchain_core(
 
 @pytest.mark.parametrize("place", range(len(OTHERS)))
 def test_chunk_gives_the_events_of_langchain_core(place: int) -> None:
-    text = [chunk("a"), chunk("b")]
+    metadata = OTHERS[place].message.response_metadata
+    text = [chunk(text, response_metadata=metadata) for text in "ab"]
     compare([*text, OTHERS[place], *text, OTHERS[place], *text])
 
 

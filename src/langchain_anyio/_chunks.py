@@ -252,11 +252,7 @@ class ChunkBridge:
             return ()
         self._plain = None
         events = self._feed_any(message, chunk.generation_info)
-        if (
-            _is_plain(message)
-            and not chunk.generation_info
-            and _stays_plain(message.response_metadata.get("model_provider"))
-        ):
+        if _is_plain(message) and _stays_plain(message.response_metadata.get("model_provider")):
             self._plain = self._blocks.get(_TEXT_KEY)
             self._plain_metadata = message.response_metadata.copy()
         return events
