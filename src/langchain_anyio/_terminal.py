@@ -1,0 +1,124 @@
+"""An answer on a terminal, by rich: reasoning dimmed, tool calls, and text, each as it comes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, final
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, RenderableType
+from rich.control import Control
+from rich.segment import ControlType
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from ._stream import Channel
+
+_STYLES: Final = {"reasoning": "dim italic", "tool_calls": "cyan", "text": ""}
+# Lines may break before these as at spaces: the kana, ideographs and syllables, but none of their punctuation.
+_IDEOGRAPHS: Final = "\u3040-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
+_PIECES: Final = re.compile(rf"\n|[^\S\n]+|[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+")
+_TAB: Final = " " * 4
+
+
+@final
+class Terminal:
+    """Writes what comes at once and breaks lines between words, so a word may move to the next line while it grows."""
+
+    __slots__ = ("_call", "_channel", "_console", "_newlines", "_row", "_shown", "_word")
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._channel: Channel | None = None
+        self._call: Hashable = None
+        # The line that the cursor is in, where its last word begins, and how much of it is on the screen.
+        self._row = Text()
+        self._word = 0
+        self._shown = 0
+        # How many ends of lines the cursor comes after.
+        self._newlines = 2
+
+    def write(self, channel: Channel, text: str) -> None:
+        """Show more of the text or of the reasoning; blank lines separate one from the other."""
+        if channel != self._channel:
+            text = text.lstrip("\n")
+            if not text:
+                return
+            self._end_lines(2)
+            self._channel = channel
+        self._put(text, _STYLES[channel])
+
+    def tool_call(self, call: Hashable, name: str, args: str) -> None:
+        """Show more of a tool call's arguments, on a line of its own."""
+        if self._channel != "tool_calls":
+            self._end_lines(2)
+            self._channel = "tool_calls"
+            self._call = None
+        if call != self._call:
+            self._end_lines(1)
+            self._call = call
+            self._put(f"→ {name} ", "bold cyan")
+        self._put(args, _STYLES["tool_calls"])
+
+    def end(self) -> None:
+        """Leave the cursor at the beginning of a line."""
+        self._end_lines(1)
+
+    def _end_lines(self, count: int) -> None:
+        self._put("\n" * (count - self._newlines), "")
+
+    def _put(self, text: str, style: str) -> None:
+        if not text:
+            return
+        width = max(self._console.width, 2)
+        out: list[RenderableType] = []
+        for piece in _PIECES.findall(text.replace("\t", _TAB)):
+            if piece == "\n":
+                self._break(len(self._row), out)
+                self._newlines += 1
+                continue
+            self._newlines = 0
+            room = width - self._row.cell_len
+            if piece.isspace():
+                self._row.append(piece[:room], style)
+                self._word = len(self._row)
+                continue
+            if re.match(f"[{_IDEOGRAPHS}]", piece):
+                self._word = len(self._row)
+            if cell_len(piece) > room and self._row.plain[: self._word].strip():
+                self._break(self._word, out)
+            while cell_len(piece) > (room := width - self._row.cell_len):
+                head = chop_cells(piece, room)[0] if room > 1 else ""
+                piece = piece[len(head) :]
+                self._row.append(head, style)
+                self._break(len(self._row), out)
+            self._row.append(piece, style)
+        out.append(self._row[self._shown :])
+        self._shown = len(self._row)
+        self._console.print(*out, sep="", end="", soft_wrap=True)
+
+    def _break(self, at: int, out: list[RenderableType]) -> None:
+        """End the line before `at`; what is on the screen beyond goes to the next one."""
+        if self._shown > at:
+            # Written anew rather than erased backwards: terminals differ on how wide some characters are.
+            out += (
+                Control(ControlType.CARRIAGE_RETURN),
+                self._row[:at],
+                Control((ControlType.ERASE_IN_LINE, 0)),
+            )
+        else:
+            out.append(self._row[self._shown : at])
+        out.append(Text("\n"))
+        self._row = self._row[at:]
+        self._word = 0
+        self._shown = 0
+
+
+def open_terminal() -> Terminal | None:
+    """The terminal that standard output is; none if it can't move its cursor."""
+    console = Console(highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        return None
+    return Terminal(console)
