@@ -40,7 +40,9 @@ class Model(BaseChatModel):
             generations=[ChatGeneration(message=message)], llm_output={"model_name": "test-1"}
         )
 
-    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+    def _generate(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Any:
         raise AssertionError("the model was asked for its answer in the wrong way")
 
 

@@ -20,9 +20,9 @@ from langchain_anyio import (
     AsyncChatModelStream,
     StreamCancelledError,
     StreamStalledError,
+    _driver,
     open_stream,
 )
-from langchain_anyio import _driver
 from langchain_anyio._background import backend
 from models import (
     AEventsModel,
@@ -141,7 +141,7 @@ async def test_in_an_async_generator_collected() -> None:
     assert model.trace[-1] == "closed"
 
 
-@pytest.mark.parametrize("at", ["a delta", "silence"])
+@pytest.mark.parametrize("at", ("a delta", "silence"))
 async def test_in_an_async_generator_whose_consumer_is_cancelled(at: str) -> None:
     gate = Gate(1 if at == "silence" else -1)
     model, recorder = AStreamModel(words=LONG, before=gate), Recorder()
@@ -395,7 +395,7 @@ async def test_never_started_is_dropped_in_silence() -> None:
 # Holding back
 
 
-@pytest.mark.parametrize("limit", [1, 2, 7])
+@pytest.mark.parametrize("limit", (1, 2, 7))
 async def test_the_model_is_held_back(limit: int) -> None:
     model = AStreamModel(words=LONG)
     async with open_stream(model, "hi", max_buffer_size=limit) as stream:
@@ -437,7 +437,9 @@ async def test_held_back_and_closed() -> None:
 
 
 async def test_without_replay_nothing_is_kept_that_all_have_passed() -> None:
-    async with open_stream(AStreamModel(words=LONG), "hi", replay=False, max_buffer_size=10) as stream:
+    async with open_stream(
+        AStreamModel(words=LONG), "hi", replay=False, max_buffer_size=10
+    ) as stream:
         seen = []
         async for delta in stream.text:
             seen.append(delta)
@@ -453,7 +455,9 @@ async def test_without_replay_nothing_is_kept_that_all_have_passed() -> None:
 
 
 async def test_without_replay_open_cursors_miss_nothing() -> None:
-    async with open_stream(AStreamModel(words=LONG), "hi", replay=False, max_buffer_size=5) as stream:
+    async with open_stream(
+        AStreamModel(words=LONG), "hi", replay=False, max_buffer_size=5
+    ) as stream:
         slow, fast = aiter_(stream.text), aiter_(stream.interleave())
         assert [delta async for _, delta in fast] == LONG
         assert [delta async for delta in slow] == LONG
@@ -503,8 +507,8 @@ async def test_a_whole_answer_may_stall_too() -> None:
 # Ends of the callbacks
 
 
-@pytest.mark.parametrize("kind", [Recorder, AsyncRecorder])
-@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize("kind", (Recorder, AsyncRecorder))
+@pytest.mark.parametrize("inline", (False, True))
 async def test_a_model_error_is_reported_once_and_raised_bare(kind: Any, inline: bool) -> None:
     async def before(number: int) -> None:
         if number == 2:
@@ -543,7 +547,7 @@ async def test_a_start_that_raises() -> None:
     assert never.names() == []
 
 
-@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize("inline", (False, True))
 async def test_an_end_that_raises(inline: bool) -> None:
     def react(name: str) -> None:
         if name == "on_llm_end":
@@ -569,8 +573,8 @@ async def test_a_handler_that_raises_without_saying_so_is_logged(caplog: Any) ->
     assert "Error in Recorder.on_llm_end callback: OSError('on_llm_end')" in caplog.text
 
 
-@pytest.mark.parametrize("event", ["on_chat_model_start", "on_stream_event", "on_llm_end"])
-@pytest.mark.parametrize("kind", [Recorder, AsyncRecorder])
+@pytest.mark.parametrize("event", ("on_chat_model_start", "on_stream_event", "on_llm_end"))
+@pytest.mark.parametrize("kind", (Recorder, AsyncRecorder))
 async def test_cancelled_while_a_handler_runs(event: str, kind: Any) -> None:
     """Whatever a handler is doing, it is told of one end, and so are the others."""
     reached = threading.Event()
@@ -626,9 +630,10 @@ async def close_in_time(stream: AsyncChatModelStream, match: str) -> None:
 
 @pytest.mark.usefixtures("short_cleanup")
 async def test_a_handler_that_never_returns() -> None:
-    recorder, other = AsyncRecorder(
-        lambda name: anyio.sleep(3600) if name == "on_llm_error" else None
-    ), Recorder()
+    recorder, other = (
+        AsyncRecorder(lambda name: anyio.sleep(3600) if name == "on_llm_error" else None),
+        Recorder(),
+    )
     stream = open_stream(AStreamModel(before=Gate(1)), "hi", config_of(recorder, other))
     await aiter_(stream.text).__anext__()
     await close_in_time(stream, r"given up after .*AsyncRecorder\.on_llm_error")
@@ -679,7 +684,7 @@ async def test_a_model_that_shields_itself() -> None:
 
 
 @pytest.mark.usefixtures("short_cleanup")
-@pytest.mark.parametrize("kind", [StreamModel, GenerateModel])
+@pytest.mark.parametrize("kind", (StreamModel, GenerateModel))
 async def test_a_thread_that_does_not_return(kind: Any) -> None:
     gate = ThreadGate(1 if kind is StreamModel else 0)
     recorder = Recorder()
@@ -724,8 +729,9 @@ async def test_a_blocking_model_is_left_at_its_next_chunk() -> None:
 async def test_native_cancellation_of_the_user_task() -> None:
     if backend() == "trio":
         pytest.skip("trio has no Task.cancel()")
-    model, recorder = AStreamModel(before=Gate(1)), AsyncRecorder(
-        lambda name: anyio.sleep(0.05) if name == "on_llm_error" else None
+    model, recorder = (
+        AStreamModel(before=Gate(1)),
+        AsyncRecorder(lambda name: anyio.sleep(0.05) if name == "on_llm_error" else None),
     )
 
     async def use() -> None:

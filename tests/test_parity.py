@@ -112,7 +112,13 @@ class Rich(AStreamModel):
             message=AIMessageChunk(
                 content="",
                 tool_call_chunks=[
-                    {"type": "tool_call_chunk", "name": None, "args": ": 1}", "id": None, "index": 0}
+                    {
+                        "type": "tool_call_chunk",
+                        "name": None,
+                        "args": ": 1}",
+                        "id": None,
+                        "index": 0,
+                    }
                 ],
             )
         )
@@ -137,8 +143,8 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("kind", [Recorder, AsyncRecorder])
-@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize("kind", (Recorder, AsyncRecorder))
+@pytest.mark.parametrize("inline", (False, True))
 async def test_handlers_are_told_the_same(name: str, kind: Any, inline: bool) -> None:
     run_id = uuid4()
     outcomes, records = [], []
@@ -155,7 +161,9 @@ async def test_handlers_are_told_the_same(name: str, kind: Any, inline: bool) ->
             "run_id": run_id,
         }
         outcomes.append(
-            plain(await run(model, [("human", "hi")], config, stop=["x"], temperature=0.5), [run_id])
+            plain(
+                await run(model, [("human", "hi")], config, stop=["x"], temperature=0.5), [run_id]
+            )
         )
         records.append((told(inherited), told(local)))
     assert outcomes[0] == outcomes[1]
@@ -182,7 +190,7 @@ class Tracer(BaseTracer):
         self.runs.append(run)
 
 
-@pytest.mark.parametrize("name", ["astream", "broken", "rich"])
+@pytest.mark.parametrize("name", ("astream", "broken", "rich"))
 async def test_tracers_see_the_same(name: str) -> None:
     run_id = uuid4()
     seen = []
@@ -239,7 +247,7 @@ async def test_the_tracer_of_the_environment_is_used(monkeypatch: pytest.MonkeyP
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
-@pytest.mark.parametrize("kind", [Recorder, AsyncRecorder])
+@pytest.mark.parametrize("kind", (Recorder, AsyncRecorder))
 async def test_context_variables_reach_handlers_and_models(kind: Any) -> None:
     seen = set()
 

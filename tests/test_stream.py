@@ -118,7 +118,9 @@ async def test_projections() -> None:
 async def test_interleaved_in_the_order_of_arrival() -> None:
     stream = fed(*MIXED)
     pairs = await collect(stream.interleave("reasoning", "text", "tool_calls"))
-    assert [(name, piece if isinstance(piece, str) else piece["args"]) for name, piece in pairs] == [
+    assert [
+        (name, piece if isinstance(piece, str) else piece["args"]) for name, piece in pairs
+    ] == [
         ("reasoning", "hm"),
         ("text", "a"),
         ("tool_calls", '{"x"'),
@@ -146,7 +148,7 @@ async def test_interleaved_while_it_comes() -> None:
     assert seen == [("reasoning", "hm"), ("text", "a"), ("text", "b"), ("reasoning", "!")]
 
 
-@pytest.mark.parametrize("channels", [("texts",), ("text", "text"), ("output",)])
+@pytest.mark.parametrize("channels", (("texts",), ("text", "text"), ("output",)))
 async def test_interleave_refuses_what_it_does_not_know(channels: Any) -> None:
     with pytest.raises(ValueError, match="channels must be different ones of"):
         AsyncChatModelStream().interleave(*channels)

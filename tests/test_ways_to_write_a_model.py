@@ -22,7 +22,6 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from langchain_anyio import open_stream
 from langchain_anyio._background import backend
-
 from models import (
     USAGE,
     AEventsModel,
@@ -37,7 +36,6 @@ from models import (
 )
 
 pytestmark = pytest.mark.anyio
-
 
 
 class Both(AStreamModel, AGenerateModel):
@@ -89,14 +87,17 @@ async def test_tracing_only_arguments_do_not_reach_the_model(kind: type[Model]) 
         model,
         "hi",
         {"callbacks": [recorder]},
-        ls_structured_output_format={"kwargs": {"method": "x"}, "schema": {"title": "a", "description": "b"}},
+        ls_structured_output_format={
+            "kwargs": {"method": "x"},
+            "schema": {"title": "a", "description": "b"},
+        },
     )
     assert "ls_structured_output_format" not in model.calls[0]
     start = recorder.told[0][2]
     assert start["options"]["ls_structured_output_format"]["kwargs"] == {"method": "x"}
 
 
-@pytest.mark.parametrize("value", [True, "tool_calling"])
+@pytest.mark.parametrize("value", (True, "tool_calling"))
 async def test_disabled_streaming_is_honoured(value: Any) -> None:
     model = Both(disable_streaming=value)
     async with open_stream(model, "hi", tools=[{"name": "t"}]) as stream:
@@ -260,7 +261,7 @@ async def test_steps_of_a_sequence_find_their_run() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [
+    (
         "gpt-4",
         None,
         AStreamModel,
@@ -268,7 +269,7 @@ async def test_steps_of_a_sequence_find_their_run() -> None:
         AStreamModel().with_retry(),
         AStreamModel().with_fallbacks([AStreamModel()]),
         RunnableLambda(lambda value: value),
-    ],
+    ),
     ids=lambda wrong: type(wrong).__name__,
 )
 async def test_anything_else_is_refused_at_the_call(wrong: Any) -> None:
@@ -278,7 +279,7 @@ async def test_anything_else_is_refused_at_the_call(wrong: Any) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
-    [
+    (
         ({"input": 5}, TypeError, "input must be"),
         ({"config": "x"}, TypeError, "config must be"),
         ({"stop": "x"}, TypeError, "stop must be a list"),
@@ -291,7 +292,7 @@ async def test_anything_else_is_refused_at_the_call(wrong: Any) -> None:
         ({"chunk_timeout": "1"}, TypeError, "chunk_timeout must be a number"),
         ({"chunk_timeout": float("nan")}, ValueError, "chunk_timeout must be more than 0"),
         ({"version": "v3"}, TypeError, "open_stream has no version"),
-    ],
+    ),
 )
 async def test_arguments_are_checked_at_the_call(
     arguments: dict[str, Any], error: type[Exception], match: str

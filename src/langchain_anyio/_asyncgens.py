@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Generator
-from typing import Any, Generic, TypeVar, final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from types import AsyncGeneratorType
+from typing import Any, Generic, TypeVar, cast, final
 
 T = TypeVar("T")
 
@@ -26,8 +27,8 @@ class AsyncGenerators:
     __slots__ = ("__weakref__", "_closed", "_collected", "_started")
 
     def __init__(self) -> None:
-        self._started: list[weakref.ref[AsyncGenerator[Any, Any]]] = []
-        self._collected: list[AsyncGenerator[Any, Any]] = []
+        self._started: list[weakref.ref[AsyncGeneratorType[Any, Any]]] = []
+        self._collected: list[AsyncGeneratorType[Any, Any]] = []
         self._closed = False
 
     def watch(self, awaitable: Awaitable[T]) -> _Watched[T]:
@@ -43,7 +44,7 @@ class AsyncGenerators:
         # Those that were collected were held by nobody any more: not by the others either.
         open_ = [g for ref in self._started if (g := ref()) is not None]
         for generator in (*open_, *self._collected):
-            if generator.ag_frame is None or generator.ag_running:  # type: ignore[attr-defined]
+            if generator.ag_frame is None or generator.ag_running:
                 continue
             try:
                 await generator.aclose()
@@ -55,11 +56,9 @@ class AsyncGenerators:
     def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
         if len(self._started) % 64 == 63:  # a long run may start any number of short-lived ones
             self._started = [
-                ref
-                for ref in self._started
-                if (g := ref()) is not None and g.ag_frame is not None  # type: ignore[attr-defined]
+                ref for ref in self._started if (g := ref()) is not None and g.ag_frame is not None
             ]
-        self._started.append(weakref.ref(generator))
+        self._started.append(weakref.ref(cast("AsyncGeneratorType[Any, Any]", generator)))
 
 
 @final
@@ -73,13 +72,15 @@ class _Watched(Generic[T]):
     def __await__(self) -> Generator[Any, Any, T]:
         # The interpreter asks the hooks of the thread when a generator is first iterated over. They are the
         # event loop's, so ours are in their place for as long only as our code runs.
-        generators, steps = self._generators, self._awaitable.__await__()
-        send, value = steps.send, None  # type: ignore[attr-defined]
+        generators = self._generators
+        steps = self._awaitable.__await__()
+        resume: Callable[[Any], Any] = steps.send
+        value: Any = None
         loop_hooks = sys.get_asyncgen_hooks()
 
         def collected(generator: AsyncGenerator[Any, Any]) -> None:
             if not generators._closed:
-                generators._collected.append(generator)
+                generators._collected.append(cast("AsyncGeneratorType[Any, Any]", generator))
             elif loop_hooks.finalizer is not None:
                 loop_hooks.finalizer(generator)
 
@@ -87,16 +88,17 @@ class _Watched(Generic[T]):
             outer = sys.get_asyncgen_hooks()
             sys.set_asyncgen_hooks(generators._first_iteration, collected)
             try:
-                yielded = send(value)
+                yielded = resume(value)
             except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
+                return cast("T", stop.value)
             finally:
                 sys.set_asyncgen_hooks(*outer)
             try:
                 value = yield yielded
-                send = steps.send  # type: ignore[attr-defined]
+                resume = steps.send
             except GeneratorExit:
-                steps.close()  # type: ignore[attr-defined]
+                steps.close()
                 raise
-            except BaseException as exc:
-                value, send = exc, steps.throw  # type: ignore[assignment,attr-defined]
+            except BaseException as exc:  # noqa: BLE001 - whatever is thrown in goes on in there
+                value = exc
+                resume = steps.throw

@@ -40,18 +40,17 @@ class Loop:
         if backend() == "trio":
             import trio
 
-            self.token: object = trio.lowlevel.current_trio_token()
-            self._call_soon: Callable[..., object] = self.token.run_sync_soon  # type: ignore[attr-defined]
+            token = trio.lowlevel.current_trio_token()
+            self.token: object = token
+            self._call_soon: Callable[..., object] = token.run_sync_soon
         else:
             import asyncio
 
-            self.token = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
+            self.token = loop
             # By default the call would run in the context of whoever makes it, a worker thread's perhaps,
             # in which anyio does not know its backend.
-            self._call_soon = partial(
-                self.token.call_soon_threadsafe,  # type: ignore[attr-defined]
-                context=copy_context(),
-            )
+            self._call_soon = partial(loop.call_soon_threadsafe, context=copy_context())
 
     def call_soon(self, func: Callable[[], object]) -> bool:
         """Have the loop call `func`; return whether the loop still takes calls."""

@@ -16,15 +16,30 @@ from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.callbacks import manager as _callbacks_manager
 from langchain_core.language_models import BaseChatModel, SimpleChatModel
 
-# The bridge and the accumulator must agree with langchain-core on which arguments of a tool call parse.
+# The bridge and the accumulator must agree with langchain-core on which arguments of a tool call parse,
+# and a message that a model returned whole is replayed as events.
 from langchain_core.language_models._compat_bridge import (
     finalize_tool_call_chunk as finalize_tool_call_chunk,
 )
+from langchain_core.language_models._compat_bridge import message_to_events as message_to_events
 
-# A message that a model returned whole is replayed as events.
-from langchain_core.language_models._compat_bridge import (
-    message_to_events as message_to_events,
+# What each public method of a chat model does to its arguments before the model's own method sees them.
+from langchain_core.language_models._utils import (
+    _filter_invocation_params_for_tracing,
+    _normalize_messages,
 )
+from langchain_core.language_models.chat_models import (
+    _format_for_tracing,
+    _format_ls_structured_output,
+    _gen_info_and_msg_metadata,
+    _generate_response_from_error,
+)
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.runnables import RunnableBinding, RunnableConfig, ensure_config
+
+# The steps of a sequence, and the tracing of what they call, find their parent run in the context.
+from langchain_core.runnables.config import _set_config_context
 
 # Fields that come in pieces over several chunks (a `function_call`) are merged as `AIMessageChunk` merges them.
 from langchain_core.utils._merge import merge_dicts as merge_dicts
@@ -38,23 +53,7 @@ except ImportError:
     # Releases before 1.6 have no gateway, and their models do not set the key.
     GATEWAY_METADATA_RESPONSE_KEY = "lc_gateway_metadata"
 
-# What each public method of a chat model does to its arguments before the model's own method sees them.
-from langchain_core.language_models._utils import (
-    _filter_invocation_params_for_tracing,
-    _normalize_messages,
-)
-from langchain_core.language_models.chat_models import (
-    _format_for_tracing,
-    _format_ls_structured_output,
-    _gen_info_and_msg_metadata,
-    _generate_response_from_error,
-)
-from langchain_core.messages import LC_ID_PREFIX, AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
-from langchain_core.runnables import RunnableBinding, RunnableConfig, ensure_config
-
-# The steps of a sequence, and the tracing of what they call, find their parent run in the context.
-from langchain_core.runnables.config import _set_config_context as set_config_context
+set_config_context = _set_config_context
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,11 @@ def _takes(method: Callable[..., Any], parameter: str) -> bool:
 
 
 def _without_run_manager(method: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args, run_manager, **kwargs: method(*args, **kwargs)
+    def call(*args: Any, run_manager: object, **kwargs: Any) -> Any:
+        del run_manager
+        return method(*args, **kwargs)
+
+    return call
 
 
 def answer_of(result: ChatResult) -> AIMessage:
@@ -216,7 +219,7 @@ def error_response(error: BaseException, generation_info: dict[str, Any]) -> LLM
             **generation_info,
             **(generations[0].generation_info or {}),
         }
-    return LLMResult(generations=[generations] if generations else [])
+    return LLMResult(generations=[list(generations)] if generations else [])
 
 
 def bound_config(

@@ -80,7 +80,7 @@ class Dispatcher:
                 await self._call(handler, event, ignored_if, args, kwargs, reached)
             except anyio.get_cancelled_exc_class():
                 raise
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - raised when all handlers have run
                 errors.append(exc)
 
         for handler in concerned:

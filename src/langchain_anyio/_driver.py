@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, final
 import anyio
 from anyio.lowlevel import checkpoint
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage
+from langchain_core.messages import LC_ID_PREFIX, AIMessage
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import (
     Runnable,
@@ -30,7 +30,6 @@ from ._asyncgens import AsyncGenerators
 from ._background import Loop, backend, is_cancellation, outlast, start
 from ._chunks import ChunkBridge, message_to_events
 from ._core import (
-    LC_ID_PREFIX,
     ModelCall,
     answer_of,
     end_response,
@@ -320,7 +319,7 @@ class _ModelRun(Run):
                 await self._generators.watch(self._run_model())
             if self._model_scope.cancelled_caught:
                 self._state.fail(StreamCancelledError())
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - shown to the consumers
             if is_cancellation(exc) or isinstance(exc, (KeyboardInterrupt, SystemExit)):
                 foreign = exc
                 if self._closing_since is None:
@@ -351,7 +350,8 @@ class _ModelRun(Run):
         await run.start(call.serialized, call.traced, **call.start)
         self._state.accumulator.message_id = f"{LC_ID_PREFIX}-{run.run_id}"
         if model.rate_limiter is not None:
-            while not await model.rate_limiter.aacquire(blocking=False):
+            # Nobody but the limiter knows when, and its own way to wait is asyncio's.
+            while not await model.rate_limiter.aacquire(blocking=False):  # noqa: ASYNC110
                 await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
         await self._produce(model, call, run)
         if not self._state.done:
@@ -488,7 +488,7 @@ class _ModelRun(Run):
                     await self._llm_run.on_llm_error(
                         cause, response=error_response(cause, self._generation_info)
                     )
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - raised to who awaits the stream
             self._end_error = self._end_error or exc
         for chain in reversed(self._chain_runs):
             try:
@@ -496,7 +496,7 @@ class _ModelRun(Run):
                     await chain.on_chain_end(message)
                 else:
                     await chain.on_chain_error(cast("BaseException", self._end_error or error))
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - likewise
                 self._end_error = self._end_error or exc
 
     async def _watch(self) -> None:

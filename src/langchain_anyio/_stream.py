@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import TracebackType
-from typing import Any, Literal, NoReturn, cast, final
+from typing import Any, Literal, cast, final
 
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from langchain_core.messages import AIMessage

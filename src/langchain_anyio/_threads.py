@@ -49,13 +49,31 @@ def _limiter(var: RunVar[anyio.CapacityLimiter], tokens: int) -> anyio.CapacityL
 class _Call:
     """One call, as the event loop and the worker thread both see it."""
 
-    __slots__ = ("abandoned", "label", "lock", "running")
+    __slots__ = ("_abandoned", "_lock", "_running", "label")
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.lock = threading.Lock()
-        self.abandoned = False
-        self.running = False
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._running = False
+
+    def begin(self) -> bool:
+        """Tell the thread whether it is still to make the call."""
+        with self._lock:
+            self._running = not self._abandoned
+            return self._running
+
+    def end(self) -> bool:
+        """Tell the thread whether nobody waits for it any more."""
+        with self._lock:
+            self._running = False
+            return self._abandoned
+
+    def abandon(self) -> bool:
+        """Tell the event loop whether the thread makes the call now."""
+        with self._lock:
+            self._abandoned = True
+            return self._running
 
 
 @final
@@ -82,9 +100,7 @@ class ThreadCalls:
         while self._left:
             await self._all_returned.wait()
 
-    async def run(
-        self, func: Callable[[], T], *, label: str, limiter: anyio.CapacityLimiter
-    ) -> T:
+    async def run(self, func: Callable[[], T], *, label: str, limiter: anyio.CapacityLimiter) -> T:
         """Call `func` in a worker thread, in a copy of the current context, and return what it returns.
 
         Cancellation: returns at once; the thread goes on until `func` returns, see `join()`. A call that
@@ -98,29 +114,22 @@ class ThreadCalls:
         call = _Call(label)
 
         def work() -> T:
-            with call.lock:
-                if call.abandoned:
-                    raise StreamCancelledError
-                call.running = True
+            if not call.begin():
+                raise StreamCancelledError
             try:
                 return func()
             except StopIteration as exc:
                 # A future does not take it.
                 raise RuntimeError(f"{label} raised StopIteration") from exc
             finally:
-                with call.lock:
-                    call.running = False
-                    abandoned = call.abandoned
-                if abandoned:
+                if call.end():
                     self._loop.call_soon(partial(self._forget, call))
 
         try:
             return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
         except anyio.get_cancelled_exc_class():
-            with call.lock:
-                call.abandoned = True
-                if call.running:
-                    self._left.add(call)
+            if call.abandon():
+                self._left.add(call)
             raise
 
     def _forget(self, call: _Call) -> None:
