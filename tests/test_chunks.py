@@ -610,11 +610,11 @@ def test_a_whole_message_is_replayed() -> None:
 
 def seconds_per_chunk(part: ChatGenerationChunk, count: int) -> float:
     bridge = ChunkBridge()
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for _ in range(count):
         bridge.feed(part)
     bridge.finish()
-    return (time.perf_counter() - begin) / count
+    return (time.thread_time() - begin) / count
 
 
 @pytest.mark.parametrize(
@@ -641,10 +641,10 @@ def test_plain_chunks_take_a_short_path(provider: str | None) -> None:
     part = chunk("token ", provider)
 
     def original_seconds(count: int) -> float:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         for _ in chunks_to_events(iter([part] * count)):
             pass
-        return (time.perf_counter() - begin) / count
+        return (time.thread_time() - begin) / count
 
     ours = min(seconds_per_chunk(part, 500) for _ in range(10))
     theirs = min(original_seconds(500) for _ in range(10))

@@ -210,16 +210,31 @@ def _finish_reason(metadata: Any) -> str | None:
 
 
 def _copied(value: Any) -> Any:
-    """Copy what JSON can hold; anything else is shared, as it may not be copyable."""
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value
+    """Copy lists and dicts, however deep; anything else is shared, as it may not be copyable."""
+    root = [value]
+    copies: dict[int, Any] = {}
+    unread: list[Any] = [root]
+    while unread:
+        copy = unread.pop()
+        for key, item in list(copy.items() if isinstance(copy, dict) else enumerate(copy)):
+            if isinstance(item, dict | list):
+                if id(item) not in copies:
+                    copies[id(item)] = item.copy()
+                    unread.append(copies[id(item)])
+                copy[key] = copies[id(item)]
+    return root[0]
 
 
 def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _shown(value: Any) -> str | None:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        # An integer of thousands of digits, or nesting as deep.
+        return None
 
 
 def _sound(block: _Block) -> _Block:
@@ -233,7 +248,7 @@ def _sound(block: _Block) -> _Block:
     ):
         args = block.get("args")
         block["type"] = "invalid_tool_call"
-        block["args"] = args if isinstance(args, str) else repr(args)
+        block["args"] = args if isinstance(args, str) else _shown(args)
         block["error"] = "The tool call is malformed"
     if block.get("type") == "invalid_tool_call":
         block.update(
