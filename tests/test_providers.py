@@ -15,30 +15,32 @@ import anthropic
 import anyio
 import openai
 import pytest
-from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
-from langchain_openai import AzureChatOpenAI, ChatOpenAI, StreamChunkTimeoutError
+from langchain_openai import StreamChunkTimeoutError
 from pydantic import BaseModel
 
 from langchain_anyio._providers import for_current_loop
-from loopback import (
-    Endpoint,
-    ProviderServer,
-    Reply,
-    Scenario,
-    Text,
-    Thinking,
-    ToolCall,
-    provider_server,
+from loopback import Endpoint, ProviderServer, Reply, Scenario, Text
+from loopback.models import (
+    MAKERS,
+    OPTIONS,
+    SCENARIOS,
+    anthropic_messages,
+    azure,
+    chat_completions,
+    responses,
+    sdk_client,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable
 
     from langchain_core.language_models import BaseChatModel
 
-Backend = tuple[str, dict[str, Any]]
+    Maker = Callable[..., BaseChatModel]
+
+pytest_plugins = ["loopback.fixtures"]
 
 # The SDKs do not close the generators that they nest; on trio each one says so when it is collected.
 pytestmark = pytest.mark.filterwarnings(
@@ -47,68 +49,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 MESSAGES = [HumanMessage("Tell me.")]
 
-TOOLS = Reply(
-    Text("Let me ", "see."),
-    ToolCall("search", '{"query": "wa', 'ter"}', call_id="call_1"),
-    ToolCall("add", '{"a"', ": 1, ", '"b": 2}', call_id="call_2"),
-    ToolCall("now", call_id="call_3"),
-    input_tokens=40,
-    output_tokens=31,
-)
-
-SCENARIOS = {
-    "text": Scenario(),
-    "nothing": Scenario(Reply(output_tokens=0)),
-    "tools": Scenario(TOOLS),
-    "thinking": Scenario(Reply(Thinking("Hm, ", "yes."), Text("Yes", "."))),
-    "many": Scenario(Reply(Text(*(f"{number} " for number in range(500))))),
-    "status 401": Scenario(status=401),
-    "status 429": Scenario(status=429),
-    "status 500": Scenario(status=500),
-    **{
-        f"{fault} after {after}{' and a half' if halfway else ''}": Scenario(
-            TOOLS, fault=fault, after=after, halfway=halfway
-        )
-        for fault in ("reset", "end", "truncate")
-        for after, halfway in ((0, False), (1, True), (4, False), (7, True))
-    },
-    "error at once": Scenario(fault="error"),
-    "error after 3": Scenario(fault="error", after=3),
-    "malformed": Scenario(fault="malformed", after=3),
-}
-
-OPTIONS: dict[str, Any] = {"api_key": "unused", "max_retries": 0}
-
-
-def chat_completions(endpoint: Endpoint, **options: Any) -> ChatOpenAI:
-    options = {**OPTIONS, "model": "gpt-loopback", "stream_usage": True, **options}
-    return ChatOpenAI(base_url=endpoint.openai_url, **options)
-
-
-def responses(endpoint: Endpoint, **options: Any) -> ChatOpenAI:
-    return chat_completions(endpoint, use_responses_api=True, **options)
-
-
-def azure(endpoint: Endpoint, **options: Any) -> AzureChatOpenAI:
-    options = {**OPTIONS, "azure_deployment": "gpt-loopback", "stream_usage": True, **options}
-    return AzureChatOpenAI(azure_endpoint=endpoint.azure_url, api_version="2024-10-21", **options)
-
-
-def anthropic_messages(endpoint: Endpoint, **options: Any) -> ChatAnthropic:
-    thinking = {"type": "enabled", "budget_tokens": 1024}
-    options = {**OPTIONS, "model": "claude-loopback", "max_tokens": 2048, **options}
-    return ChatAnthropic(base_url=endpoint.anthropic_url, thinking=thinking, **options)
-
-
-Maker = "Callable[..., BaseChatModel]"
-
-makers = pytest.mark.parametrize("make", (chat_completions, responses, azure, anthropic_messages))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ProviderServer]:
-    with provider_server() as server:
-        yield server
+makers = pytest.mark.parametrize("make", MAKERS)
 
 
 def stream(model: BaseChatModel, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -137,7 +78,7 @@ def as_the_original(make: Maker, scenario: Scenario, server: ProviderServer) -> 
         try:
             return await chunks_and_error(model)
         finally:
-            await default_sdk_client(model).close()
+            await sdk_client(model).close()
 
     return asyncio.run(run())
 
@@ -151,31 +92,16 @@ def reuses_connections(make: Maker, server: ProviderServer) -> bool:
         model = make(endpoint)
         for _ in range(2):
             await chunks_and_error(model)
-        await default_sdk_client(model).close()
+        await sdk_client(model).close()
 
     asyncio.run(run())
     first, second = endpoint.exchanges
     return first.connection is second.connection
 
 
-def default_sdk_client(model: Any) -> Any:
-    return model._async_client if isinstance(model, ChatAnthropic) else model.root_async_client
-
-
 def http_client(model: Any) -> Any:
-    sdk = default_sdk_client(model)
+    sdk = sdk_client(model)
     return getattr(sdk, "_target", sdk)._client
-
-
-@pytest.fixture
-def run(anyio_backend: Backend) -> Callable[[Callable[[], Awaitable[Any]]], Any]:
-    """Run an async function in an event loop of its own."""
-    name, options = anyio_backend
-
-    def run(function: Callable[[], Awaitable[Any]]) -> Any:
-        return anyio.run(function, backend=name, backend_options=options)
-
-    return run
 
 
 @makers
@@ -353,9 +279,7 @@ async def test_a_client_has_the_settings_of_the_one_that_it_stands_for(
     ours = for_current_loop(model)
     assert http_client(ours) is not http_client(model)
     assert settings(http_client(ours)) == settings(http_client(model))
-    sdk, own_sdk = (
-        getattr(default_sdk_client(m), "_target", default_sdk_client(m)) for m in (model, ours)
-    )
+    sdk, own_sdk = (getattr(sdk_client(m), "_target", sdk_client(m)) for m in (model, ours))
     assert own_sdk.timeout == sdk.timeout
     assert own_sdk.max_retries == sdk.max_retries == 0
     assert own_sdk.base_url == sdk.base_url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import socket
 import struct
@@ -22,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ._wire import CHAT_COMPLETIONS, MESSAGES, RESPONSES, Format, Reply, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -67,6 +68,10 @@ class _Signal:
     def is_set(self) -> bool:
         return self._event.is_set()
 
+    def wait_blocking(self, timeout: float = 5) -> bool:
+        """Wait and hold up the caller's event loop, so that nothing can happen on it meanwhile."""
+        return self._event.wait(timeout)
+
     async def wait(self, timeout: float = 5) -> bool:
         return await anyio.to_thread.run_sync(self._event.wait, timeout, abandon_on_cancel=True)
 
@@ -92,6 +97,7 @@ class Exchange:
     """One request and its answer, as the server sees it.
 
     Attributes:
+        frames: Makes the frames of its stream, if nothing goes wrong.
         headers: The request's headers, names in lower case.
         body: The request's body.
         connection: The connection it came on.
@@ -101,9 +107,13 @@ class Exchange:
     """
 
     def __init__(
-        self, path: str, headers: dict[str, str], body: dict[str, Any], connection: Connection
+        self,
+        frames: Callable[[], Iterator[bytes]],
+        headers: dict[str, str],
+        body: dict[str, Any],
+        connection: Connection,
     ) -> None:
-        self.path = path
+        self.frames = frames
         self.headers = headers
         self.body = body
         self.connection = connection
@@ -124,6 +134,10 @@ class Exchange:
                 self._gate.release()
 
         self._loop.call_soon_threadsafe(let_through)
+
+    def release_through(self, text: bytes) -> None:
+        """Let the frames through that come before the first with `text`, and that one."""
+        self.release(next(n for n, frame in enumerate(self.frames(), 1) if text in frame))
 
     async def _gate_opens(self) -> None:
         lost = asyncio.ensure_future(self.connection.lost.wait())
@@ -195,7 +209,7 @@ class _Stream:
         async def write(frame: bytes) -> None:
             await send({"type": "http.response.body", "body": frame, "more_body": True})
 
-        for number, frame in enumerate(self._wire.frames(scenario.reply, self._exchange.body)):
+        for number, frame in enumerate(self._exchange.frames()):
             if scenario.fault is not None and number == scenario.after:
                 if scenario.halfway:
                     await write(frame[: len(frame) // 2])
@@ -294,7 +308,8 @@ class ProviderServer:
                 scenario = endpoint.scenario
                 body = await request.json()
                 connection = self._connections[request.scope["client"]]
-                exchange = Exchange(request.url.path, dict(request.headers), body, connection)
+                frames = functools.partial(wire.frames, scenario.reply, body)
+                exchange = Exchange(frames, dict(request.headers), body, connection)
                 endpoint._add(exchange)
                 if scenario.status == 200 and body.get("stream"):
                     return _Stream(scenario, wire, exchange)
