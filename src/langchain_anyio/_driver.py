@@ -210,13 +210,14 @@ class _ModelRun(Run):
     """One run of a model into a stream's state.
 
     It does not refer to the stream. A task of its own (`_main`) tells the handlers of the start, runs the
-    model, then cleans up and tells them of the end. Closing cancels the model's part of it, and has a second
-    task (`_watch`) see to it that the whole is over in time, whatever the model and the handlers do.
+    model, then cleans up and tells them of the end. Closing cancels the model's part of it. From then on, or
+    from when the model fails, a second task (`_watch`) sees to it that the whole is over in time, whatever
+    the model and the handlers do. A run that has its message takes its time, unless it is closed.
 
     | state | means |
     |---|---|
     | `_loop is None` | not started |
-    | `_closing_since is None` | runs as long as it wants to |
+    | `_cleanup_since is None` | takes as long as it wants to |
     | `_left_model.is_set()` | the model's part is over and its generators are closed |
     | `_ended.is_set()` | all is over |
     """
@@ -241,7 +242,7 @@ class _ModelRun(Run):
         self._chunk_timeout = chunk_timeout
         self._loop: Loop | None = None
         self._closed_unstarted = False
-        self._closing_since: float | None = None
+        self._cleanup_since: float | None = None
         self._end_error: BaseException | None = None
         self._generation_info: dict[str, Any] = {}
         self._llm_run: LLMRun | None = None
@@ -271,6 +272,8 @@ class _ModelRun(Run):
             self._state.fail(StreamCancelledError())
             return
         if not self._ended.is_set():
+            if not self._loop.is_current():
+                raise RuntimeError("the stream runs on another event loop, and is closed there")
             self.close()
             await outlast(self._ended)
         error = self._state.accumulator.error
@@ -284,20 +287,24 @@ class _ModelRun(Run):
 
     def close(self) -> None:
         """Begin to stop; to be called on the run's event loop."""
-        if self._closing_since is not None or self._ended.is_set():
+        if self._cleanup_since is not None or self._ended.is_set():
             return
-        self._closing_since = anyio.current_time()
         self._state.fail(StreamCancelledError())
-        self._end_scope.deadline = self._closing_since + OWN_SECONDS
+        self._limit_cleanup()
         self._model_scope.cancel()
-        start(self._watch, name="langchain_anyio.open_stream closing")
+        start(self._watch, name="langchain_anyio.open_stream cleanup")
+
+    def _limit_cleanup(self) -> None:
+        """Have the cleanup, which begins now, end in time."""
+        self._cleanup_since = anyio.current_time()
+        self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
 
     def dropped(self, source: object) -> None:
         """Stop because nobody can read the stream any more; called from any thread."""
         if (
             self._loop is None
             or self._ended.is_set()
-            or self._closing_since is not None
+            or self._cleanup_since is not None
             or self._state.done
         ):
             return
@@ -322,13 +329,14 @@ class _ModelRun(Run):
         except BaseException as exc:  # noqa: BLE001 - shown to the consumers
             if is_cancellation(exc) or isinstance(exc, (KeyboardInterrupt, SystemExit)):
                 foreign = exc
-                if self._closing_since is None:
-                    self._closing_since = anyio.current_time()
-                    self._end_scope.deadline = self._closing_since + OWN_SECONDS
-            if self._state.done and not is_cancellation(exc):
-                # The message is whole; what goes wrong after it neither replaces it nor is lost.
+            if self._state.accumulator.message is not None and not is_cancellation(exc):
+                # What goes wrong after the message is whole neither replaces it nor is lost.
                 self._end_error = exc
             self._state.fail(exc)
+        if self._cleanup_since is None and self._state.accumulator.message is None:
+            self._limit_cleanup()
+            if foreign is None:
+                start(self._watch, name="langchain_anyio.open_stream cleanup")
         try:
             await self._clean_up()
         finally:
@@ -428,7 +436,8 @@ class _ModelRun(Run):
         try:
             with anyio.CancelScope() as stall:
                 while True:
-                    await flow.wait_for_room(self._limit)
+                    if not flow.has_room(self._limit):
+                        await flow.wait_for_room(self._limit)
                     if timeout is not None:
                         stall.deadline = anyio.current_time() + timeout
                     try:
@@ -455,10 +464,13 @@ class _ModelRun(Run):
         raise StreamStalledError(cast("float", self._chunk_timeout))
 
     async def _show(self, run: LLMRun, events: Iterable[Mapping[str, Any]]) -> None:
+        flow, dispatch = self._state.flow, self._state.dispatch
         for event in events:
-            await self._state.flow.wait_for_room(self._limit)
-            self._state.dispatch(event)
-            await run.on_stream_event(event)
+            if not flow.has_room(self._limit):
+                await flow.wait_for_room(self._limit)
+            dispatch(event)
+            if run.handlers:
+                await run.on_stream_event(event)
 
     # The end
 
@@ -467,8 +479,7 @@ class _ModelRun(Run):
         with self._end_scope:
             with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
                 await self._generators.aclose()
-                if self._closing_since is not None:
-                    await self._calls.join()
+                await self._calls.join()
             self._left_model.set()
             await self._report_end()
             await self._calls.join()
@@ -502,12 +513,12 @@ class _ModelRun(Run):
     async def _watch(self) -> None:
         """See to it that a run that is being closed is over in time."""
         try:
-            assert self._closing_since is not None
-            deadline = self._closing_since + CLEANUP_SECONDS
-            with anyio.CancelScope(shield=True, deadline=self._closing_since + MODEL_SECONDS):
+            assert self._cleanup_since is not None
+            deadline = self._cleanup_since + CLEANUP_SECONDS
+            with anyio.CancelScope(shield=True, deadline=self._cleanup_since + MODEL_SECONDS):
                 await self._left_model.wait()
             if not self._left_model.is_set():
-                with anyio.CancelScope(shield=True, deadline=self._closing_since + OWN_SECONDS):
+                with anyio.CancelScope(shield=True, deadline=self._cleanup_since + OWN_SECONDS):
                     await self._report_end()
             with anyio.CancelScope(shield=True, deadline=deadline):
                 await self._ended.wait()

@@ -156,7 +156,7 @@ class ThreadIterator(Generic[T]):
         self._calls = calls
         self._label = label
         self._iterator: Iterator[T] | None = None
-        self._closed = False
+        self._closed = threading.Event()
         self._lock = threading.Lock()
 
     def __aiter__(self) -> ThreadIterator[T]:
@@ -169,22 +169,28 @@ class ThreadIterator(Generic[T]):
         return cast("T", item)
 
     async def aclose(self) -> None:
-        """Close the iterator, as soon as the step it may be taking is over."""
-        self._closed = True
-        await self._run(self._close)
+        """Close the iterator; one that is taking a step is closed by its thread, and not waited for."""
+        self._closed.set()
+        if self._iterator is not None and not self._lock.locked():
+            await self._run(self._close)
 
     async def _run(self, func: Callable[[], object]) -> object:
         return await self._calls.run(func, label=self._label, limiter=model_limiter())
 
     def _step(self) -> object:
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 return _END
             if self._iterator is None:
                 self._iterator = iter(self._make())
-            return next(self._iterator, _END)
+            item = next(self._iterator, _END)
+        if self._closed.is_set():
+            self._close()
+        return item
 
     def _close(self) -> None:
         with self._lock:
-            if self._iterator is not None and hasattr(self._iterator, "close"):
-                self._iterator.close()
+            iterator, self._iterator = self._iterator, None
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
