@@ -752,13 +752,9 @@ async def test_cleanup_after_an_error_is_bounded_though_nobody_closes() -> None:
 # Native cancellation
 
 
-async def test_native_cancellation_of_the_user_task() -> None:
-    if backend() == "trio":
-        pytest.skip("trio has no Task.cancel()")
-    model, recorder = (
-        AStreamModel(before=Gate(1)),
-        AsyncRecorder(lambda name: anyio.sleep(0.05) if name == "on_llm_error" else None),
-    )
+async def cancel_natively() -> None:
+    model = AStreamModel(before=Gate(1))
+    recorder = AsyncRecorder(lambda name: anyio.sleep(0.05) if name == "on_llm_error" else None)
 
     async def use() -> None:
         async with open_stream(model, "hi", config_of(recorder)) as stream:
@@ -836,3 +832,8 @@ async def test_native_events_that_are_malformed_end_the_run() -> None:
         with pytest.raises(AttributeError):
             await stream
     assert recorder.ends() == ["on_llm_error"]
+
+
+@pytest.mark.parametrize("use_uvloop", (False, True))
+def test_native_cancellation_of_the_user_task(use_uvloop: bool) -> None:
+    anyio.run(cancel_natively, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
