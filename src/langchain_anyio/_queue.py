@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Generic, TypeVar, final
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from typing_extensions import Self
+
+from ._wakeup import check_thread
 
 T = TypeVar("T")
 
@@ -40,40 +43,45 @@ class QueueStatistics:
 class _Line:
     """Tasks that wait in the order they came. The first is called; leaving, it calls the next."""
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_places",)
 
     def __init__(self) -> None:
-        self._waiting: deque[anyio.Event] = deque()
+        self._places: OrderedDict[_Place, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._places)
 
     def call_first(self) -> None:
-        if self._waiting:
-            self._waiting[0].set()
+        if self._places:
+            next(iter(self._places)).call()
 
     def join(self) -> _Place:
-        return _Place(self._waiting)
+        return _Place(self._places)
 
 
 class _Place:
     """One task's place in a line, kept until it leaves it."""
 
-    __slots__ = ("_turn", "_waiting")
+    __slots__ = ("_line", "_thread", "_turn")
 
-    def __init__(self, waiting: deque[anyio.Event]) -> None:
-        self._waiting = waiting
+    def __init__(self, line: OrderedDict[_Place, None]) -> None:
+        self._line = line
         self._turn = anyio.Event()
-        waiting.append(self._turn)
+        self._thread = get_ident()
+        line[self] = None
+
+    def call(self) -> None:
+        check_thread(self._thread)
+        self._turn.set()
 
     async def wait(self) -> None:
         """Wait to be called; called in vain, wait again in the same place."""
         if self._turn.is_set():
-            self._waiting[self._waiting.index(self._turn)] = self._turn = anyio.Event()
+            self._turn = anyio.Event()
         await self._turn.wait()
 
     def leave(self) -> None:
-        self._waiting.remove(self._turn)
+        del self._line[self]
 
 
 @final
@@ -87,7 +95,8 @@ class Queue(Generic[T]):
     cancelled after the hand-over would lose its item. Tasks that wait are served in the order they
     came. `None` is an item like any other.
 
-    All tasks that use it at a time run on one event loop; it may be made outside of one.
+    All tasks that use it at a time run on one event loop; it may be made outside of one. What would wake a
+    task of another thread raises a `RuntimeError` and does nothing.
 
     Ports `asyncio.Queue`, which `langchain_classic.callbacks.AsyncIteratorCallbackHandler` has as `queue`;
     the errors are anyio's.
@@ -124,7 +133,7 @@ class Queue(Generic[T]):
         # The limit is kept here and not in the stream: a bounded stream would hand items over.
         self._send, self._receive = anyio.create_memory_object_stream[T](math.inf)
         # Both ends are this object's own, so a queue that is dropped closes them in silence.
-        weakref.finalize(self, _close, self._send, self._receive).atexit = False
+        weakref.finalize(self, _close, self._send, self._receive)
         self._used = 0
         self._closed = False
         self._getters = _Line()
@@ -164,9 +173,9 @@ class Queue(Generic[T]):
             raise anyio.ClosedResourceError("the queue was closed")
         if not self._has_room():
             raise anyio.WouldBlock
+        self._getters.call_first()
         self._send.send_nowait(item)
         self._used += 1
-        self._getters.call_first()
 
     async def put(self, item: T) -> None:
         """Append an item, waiting for room if there is none.
@@ -201,9 +210,10 @@ class Queue(Generic[T]):
             anyio.WouldBlock: The queue is empty.
             anyio.EndOfStream: The queue is empty and was closed.
         """
+        if self._used:
+            self._putters.call_first()
         item = self._receive.receive_nowait()
         self._used -= 1
-        self._call_putter()
         return item
 
     async def get(self) -> T:
@@ -240,10 +250,10 @@ class Queue(Generic[T]):
         Idempotent. Wakes all tasks that wait: producers get `anyio.ClosedResourceError`, consumers
         the items that are left and then `anyio.EndOfStream`.
         """
-        self._closed = True
-        self._send.close()
         self._putters.call_first()
         self._getters.call_first()
+        self._closed = True
+        self._send.close()
 
     def __aiter__(self) -> Self:
         """Iterate over the items to the end; several iterators share them out."""
@@ -269,11 +279,12 @@ class Queue(Generic[T]):
             self._getters.call_first()
 
     async def _checkpoint(self) -> None:
-        self._steps += 1
+        # The first step gives way, or a task that drains many short queues would not.
         if self._steps % STEPS_BETWEEN_YIELDS:
             await checkpoint_if_cancelled()
         else:
             await checkpoint()
+        self._steps += 1
 
 
 def _close(send: MemoryObjectSendStream[T], receive: MemoryObjectReceiveStream[T]) -> None:

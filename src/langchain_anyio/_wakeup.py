@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import final
 
 import anyio
+
+
+def check_thread(thread: int) -> None:
+    """Refuse to wake a task of another thread: its event loop would not notice, or be corrupted.
+
+    Raises:
+        RuntimeError: The current thread is not `thread`.
+    """
+    if thread != get_ident():
+        raise RuntimeError(
+            "a task that waits can only be woken from the thread of its event loop; "
+            "from another thread call anyio.from_thread.run_sync()"
+        )
 
 
 @final
@@ -15,10 +29,11 @@ class Wakeup:
     left, so that an object with nobody waiting belongs to no event loop and may be used on the next.
     """
 
-    __slots__ = ("_event", "_waiting")
+    __slots__ = ("_event", "_thread", "_waiting")
 
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
+        self._thread = 0
         self._waiting = 0
 
     async def wait(self) -> None:
@@ -26,6 +41,7 @@ class Wakeup:
         event = self._event
         if event is None:
             event = self._event = anyio.Event()
+            self._thread = get_ident()
             self._waiting = 0
         self._waiting += 1
         try:
@@ -37,8 +53,13 @@ class Wakeup:
                     self._event = None
 
     def fire(self) -> None:
-        """Wake all who wait now."""
+        """Wake all who wait now.
+
+        Raises:
+            RuntimeError: Somebody waits in another thread; nothing has happened.
+        """
         event = self._event
         if event is not None:
+            check_thread(self._thread)
             self._event = None
             event.set()
