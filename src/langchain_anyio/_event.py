@@ -31,9 +31,13 @@ class Event:
         return self._flag
 
     def set(self) -> None:
-        """Set the flag and wake every waiter."""
-        self._flag = True
+        """Set the flag and wake every waiter.
+
+        Raises:
+            RuntimeError: Tasks of another thread wait; the flag is as it was.
+        """
         self._wakeup.fire()
+        self._flag = True
 
     def clear(self) -> None:
         """Unset the flag; who was woken already returns all the same."""
