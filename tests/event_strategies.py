@@ -126,8 +126,8 @@ def slices(text: str, cuts: list[int]) -> list[str]:
 
 
 @st.composite
-def well_formed_blocks(draw: st.DrawFn, index: Any) -> list[Event]:
-    """The events of one block; the last may be missing."""
+def well_formed_blocks(draw: st.DrawFn, index: Any, oldest: bool) -> list[Event]:
+    """The events of one block; the first or last may be missing."""
     kind = draw(
         st.sampled_from(
             ["text", "text", "reasoning", "tool_call", "tool_call", "server_tool_call", "whole"]
@@ -169,7 +169,7 @@ def well_formed_blocks(draw: st.DrawFn, index: Any) -> list[Event]:
         }
         chunk = {"type": f"{kind}_chunk"}
         parts = slices(args, cuts)
-        style = draw(st.sampled_from(["delta", "delta", "snapshot", "former"]))
+        style = draw(st.sampled_from(["snapshot", "former", *["delta"] * (2 - 2 * oldest)]))
         if style == "delta":
             deltas = [{"delta": {"type": "tool-call-delta", "args": piece}} for piece in parts]
         elif style == "snapshot":
@@ -198,17 +198,20 @@ def well_formed_blocks(draw: st.DrawFn, index: Any) -> list[Event]:
     ending = draw(
         st.sampled_from(["finished", "finished", "finished", "finished", "unfinished", "unstarted"])
     )
-    if ending == "unfinished":
+    if ending == "unfinished" and not oldest:
         return events[:-1]
     return events[1:] if ending == "unstarted" else events
 
 
 @st.composite
-def well_formed(draw: st.DrawFn) -> list[Event]:
-    """A message as a model streams it, its blocks one after another or interleaved."""
+def well_formed(draw: st.DrawFn, oldest: bool = False) -> list[Event]:
+    """A message as a model streams it, its blocks one after another or interleaved.
+
+    With `oldest`, all that the message has is found in it by the lowest supported release of langchain-core too.
+    """
     count = draw(st.integers(0, 4))
     order = draw(st.permutations(range(count)))
-    blocks = [draw(well_formed_blocks(index)) for index in order]
+    blocks = [draw(well_formed_blocks(index, oldest)) for index in order]
     events: list[Event] = []
     if draw(st.integers(0, 5)):
         events.append(
@@ -234,9 +237,9 @@ def well_formed(draw: st.DrawFn) -> list[Event]:
                 event="message-finish",
                 usage=draw(usages),
                 metadata=draw(metadatas),
-                additional_kwargs=draw(
-                    st.sampled_from([MISSING, {"signatures": {"call_1": "xyz"}}])
-                ),
+                additional_kwargs=MISSING
+                if oldest
+                else draw(st.sampled_from([MISSING, {"signatures": {"call_1": "xyz"}}])),
             )
         )
     elif ending == "error":

@@ -60,16 +60,17 @@ def _start_of(block: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a block before its content."""
     kind = block.get("type", "text")
     if kind in _FINISHED_CALL:
-        start = {key: block.get(key) for key in ("type", "id", "name", "index")}
-        required = ("type", "id", "name") if kind == "tool_call_chunk" else ("type",)
-        start = {key: value for key, value in start.items() if key in required or value is not None}
-        return {**start, "args": ""}
-    if kind in _GROWING:
-        omitted = {"text", "annotations"} if kind == "text" else {"reasoning"}
+        # A client's call names its id and name even where it has none.
+        required = ("id", "name") if kind == "tool_call_chunk" else ()
         start = {
-            key: value for key, value in block.items() if key != "index" and key not in omitted
+            key: block.get(key)
+            for key in ("id", "name", "index")
+            if key in required or block.get(key) is not None
         }
-        return {**start, kind: ""}
+        return {"type": kind, **start, "args": ""}
+    if kind in _GROWING:
+        omitted = {"index", "annotations"} if kind == "text" else {"index"}
+        return {key: value for key, value in block.items() if key not in omitted} | {kind: ""}
     start = {key: value for key, value in block.items() if key not in _NOT_AT_START}
     if kind in _REQUIRED_AT_START:
         start[_REQUIRED_AT_START[kind]] = {}
@@ -119,7 +120,7 @@ class _Block:
         piece = block.get(name, "")
         self._grown.append(piece if kind == name else piece or "", operator.add)
         for key, value in block.items():
-            if value is None or key in ("type", name):
+            if value is None or key == name:
                 continue
             if name == "args" and key not in ("id", "name"):
                 continue
