@@ -7,7 +7,6 @@ The synchronous tests are about synchronous classes, which are not ported. Every
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import inspect
 from collections import Counter
@@ -72,18 +71,6 @@ class AsyncioOnAnyio:
         await awaitable
 
 
-def astream_events(
-    self: Any, input: Any, config: Any = None, *, version: str | None = None, **kwargs: Any
-) -> Awaitable[AsyncChatModelStream]:
-    """`astream_events` as the tests call it, by `open_stream`."""
-    assert "v3" in (version, getattr(self, "kwargs", {}).get("version"))
-
-    async def opened() -> AsyncChatModelStream:
-        return open_stream(self, input, config, **kwargs)
-
-    return opened()
-
-
 def name_of(item: pytest.Item) -> str:
     """The name of a test without its backend, as `left_out.py` has it."""
     assert isinstance(item, pytest.Function)
@@ -113,26 +100,37 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Exchange the classes and the call for a test, and note each object of the project's that it makes."""
+def made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Exchange the classes and the call for a test, and note each of the project's objects that it makes."""
+    objects: list[object] = []
+
+    def noting(init: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(self: object, *args: Any, **kwargs: Any) -> None:
+            objects.append(self)
+            init(self, *args, **kwargs)
+
+        return wrapper
+
+    async def astream_events(
+        self: Any, input: Any, config: Any = None, *, version: str | None = None, **kwargs: Any
+    ) -> AsyncChatModelStream:
+        assert "v3" in (version, getattr(self, "kwargs", {}).get("version"))
+        stream = open_stream(self, input, config, **kwargs)
+        objects.append(stream)
+        return stream
+
+    async def ainvoke(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("ainvoke is langchain-core's alone")
+
+    monkeypatch.setattr(BaseChatModel, "ainvoke", ainvoke)
     for name in PORTED:
         if hasattr(request.module, name):
             monkeypatch.setattr(request.module, name, getattr(langchain_anyio, name))
+    for ported in (AsyncChatModelStream, AsyncProjection):
+        monkeypatch.setattr(ported, "__init__", noting(ported.__init__))
     for runnable in (BaseChatModel, RunnableBinding):
         monkeypatch.setattr(runnable, "astream_events", astream_events)
-    objects: list[Any] = []
-    for ported in (AsyncChatModelStream, AsyncProjection):
-        monkeypatch.setattr(ported, "__init__", noting(ported.__init__, objects))
     return objects
-
-
-def noting(init: Callable[..., None], objects: list[Any]) -> Callable[..., None]:
-    @functools.wraps(init)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
-        objects.append(type(self))
-        init(self, *args, **kwargs)
-
-    return wrapper
 
 
 @pytest.hookimpl(wrapper=True)
@@ -142,13 +140,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     module = pyfuncitem.module
 
     async def guarded(**arguments: Any) -> None:
-        with anyio.fail_after(20):
-            if pyfuncitem.funcargs["anyio_backend"] == "asyncio":
-                await test(**arguments)
-            else:
-                async with anyio.create_task_group() as tasks:
-                    module.asyncio = AsyncioOnAnyio(tasks)
+        try:
+            with anyio.fail_after(10):
+                if pyfuncitem.funcargs["anyio_backend"] == "asyncio":
                     await test(**arguments)
+                else:
+                    async with anyio.create_task_group() as tasks:
+                        module.asyncio = AsyncioOnAnyio(tasks)
+                        await test(**arguments)
+        except BaseException:
+            # A test that stops half way never opens the gates that its models and handlers wait at.
+            for stream in made:
+                if isinstance(stream, AsyncChatModelStream):
+                    await stream.aclose()
+            raise
         # A test that has nothing to do with the classes proves nothing about them.
         assert made, "the test made none of the project's objects"
 
@@ -158,6 +163,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     finally:
         module.asyncio = asyncio
         # What a test leaves behind is reported with it and not with a later one.
+        made.clear()
         gc.collect()
 
 
