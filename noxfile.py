@@ -9,8 +9,10 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.5.1"
+nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.parallel = "auto"
+nox.options.allow_parallel = True
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 nox.options.error_on_external_run = True
@@ -73,10 +75,9 @@ def tests(session: nox.Session, backend: str) -> None:
     """The tests, on each Python and each backend, with coverage."""
     session.install(".[cli]", "--group", "test")
     session.run("coverage", "run", "-m", "pytest", "--backend", backend, *session.posargs)
-    session.notify("coverage")
 
 
-@nox.session
+@nox.session(requires=[f"tests-{python}(backend='{b}')" for python in PYTHONS for b in BACKENDS])
 def coverage(session: nox.Session) -> None:
     """Lines and branches that the tests have reached, on all Pythons and backends together."""
     session.install("coverage[toml]")

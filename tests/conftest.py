@@ -7,7 +7,6 @@ named `*_trio.py` may import trio: they are not collected where trio is not amon
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import os
 from typing import Any
 
@@ -83,15 +82,17 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests for trio alone where trio was not asked for, and refuse a test that has two runners."""
+    """Leave out tests of backends not asked for, and refuse a test that has two runners."""
+    selected = selected_backends(config)
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
         on_trio = item.get_closest_marker("trio") is not None
-        function = getattr(item, "function", None)
-        if on_trio and inspect.iscoroutinefunction(function) and item.get_closest_marker("anyio"):
+        on_anyio = "anyio_backend" in getattr(item, "fixturenames", ())
+        if on_trio and on_anyio:
             raise pytest.UsageError(f"{item.nodeid} is marked both anyio and trio")
-        wanted = not on_trio or "trio" in selected_backends(config)
+        # A test that has nothing to do with a backend is run once, beside asyncio's.
+        wanted = on_anyio or ("trio" if on_trio else "asyncio") in selected
         (kept if wanted else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
