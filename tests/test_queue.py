@@ -184,6 +184,26 @@ async def test_who_comes_later_does_not_overtake_who_was_woken() -> None:
     assert first.value == 1
 
 
+async def test_a_producer_that_comes_later_does_not_overtake_who_was_woken() -> None:
+    queue = Queue[int](1)
+    queue.put_nowait(0)
+    got: list[int] = []
+
+    async def consume() -> None:
+        async for item in queue:
+            got.append(item)
+
+    async with anyio.create_task_group() as group:
+        Victim(group, partial(queue.put, 1))
+        await settle()
+        assert queue.get_nowait() == 0
+        group.start_soon(consume)
+        await queue.put(2)
+        await settle()
+        queue.close()
+    assert got == [1, 2]
+
+
 async def test_a_consumer_whose_item_was_taken_keeps_its_place() -> None:
     queue = Queue[int]()
     async with anyio.create_task_group() as group:
@@ -194,7 +214,8 @@ async def test_a_consumer_whose_item_was_taken_keeps_its_place() -> None:
         for item in range(3):
             queue.put_nowait(item)
             assert queue.get_nowait() == item
-            await settle()
+            with anyio.fail_after(5):
+                await anyio.wait_all_tasks_blocked()
             assert first.outcome == second.outcome == "running"
         queue.put_nowait(3)
         await settle()
