@@ -220,6 +220,12 @@ CASES: dict[str, list[Event]] = {
         without_index(delta(0, "text-delta", text="c")),
         END,
     ],
+    "a finish without an index that has none of the text": [
+        without_index(delta(0, "text-delta", text="a")),
+        without_index(finish(0, type="text", text="")),
+        without_index(finish(0, type="text")),
+        END,
+    ],
     "text with and without an index": [
         delta(0, "text-delta", text="a"),
         without_index(delta(0, "text-delta", text="b")),
