@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import math
 import threading
@@ -815,10 +816,8 @@ async def test_errors_that_are_no_exceptions_reach_the_consumer() -> None:
             await stream
     with pytest.raises(SystemExit):
         async with open_stream(AStreamModel(before=before), "hi") as stream:
-            try:
+            with contextlib.suppress(BaseException):
                 await stream.text
-            except BaseException:
-                pass
 
 
 async def test_native_events_that_are_malformed_end_the_run() -> None:

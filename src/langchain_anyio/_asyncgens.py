@@ -35,6 +35,12 @@ class AsyncGenerators:
         """Return an awaitable that runs `awaitable` and notes the generators it starts."""
         return _Watched(awaitable, self)
 
+    def are_open(self) -> bool:
+        """Tell whether there is anything to close."""
+        return bool(self._collected) or any(
+            (g := ref()) is not None and g.ag_frame is not None for ref in self._started
+        )
+
     async def aclose(self) -> None:
         """Close those that are not exhausted, the outermost first, as leaving them in turn would do.
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import anyio
 
+from ._event import Event
+
 _tasks: set[Any] = set()  # asyncio keeps but weak references to its tasks
 
 
@@ -124,7 +126,7 @@ def is_cancellation(error: BaseException) -> bool:
     )
 
 
-async def outlast(event: anyio.Event) -> None:
+async def outlast(event: Event) -> None:
     """Wait for `event` come what may, then let a cancellation that arrived meanwhile go on.
 
     A shielded scope keeps out what other scopes do. A native `Task.cancel()` comes through it, each

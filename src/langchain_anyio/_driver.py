@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar, cast, final
@@ -41,6 +41,7 @@ from ._core import (
 )
 from ._dispatch import ChainRun, Dispatcher, LLMRun
 from ._errors import StreamCancelledError, StreamStalledError
+from ._event import Event
 from ._providers import for_current_loop
 from ._queue import STEPS_BETWEEN_YIELDS
 from ._resolve import Target, resolve
@@ -244,6 +245,9 @@ class _ModelRun(Run):
         self._closed_unstarted = False
         self._cleanup_since: float | None = None
         self._end_error: BaseException | None = None
+        self._left_model = Event()
+        self._ended = Event()
+        self._end_scope: anyio.CancelScope | None = None
         self._generation_info: dict[str, Any] = {}
         self._llm_run: LLMRun | None = None
         self._chain_runs: list[ChainRun] = []
@@ -259,9 +263,6 @@ class _ModelRun(Run):
         self._calls = ThreadCalls(self._loop)
         self._dispatch = Dispatcher(self._calls)
         self._model_scope = anyio.CancelScope()
-        self._end_scope = anyio.CancelScope(shield=True)
-        self._left_model = anyio.Event()
-        self._ended = anyio.Event()
         start(self._main, name="langchain_anyio.open_stream", context=copy_context())
         for state in self._state.states():
             state.start = None
@@ -297,7 +298,8 @@ class _ModelRun(Run):
     def _limit_cleanup(self) -> None:
         """Have the cleanup, which begins now, end in time."""
         self._cleanup_since = anyio.current_time()
-        self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
+        if self._end_scope is not None:
+            self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
 
     def dropped(self, source: object) -> None:
         """Stop because nobody can read the stream any more; called from any thread."""
@@ -394,8 +396,7 @@ class _ModelRun(Run):
 
     async def _produce(self, model: BaseChatModel, call: ModelCall, run: LLMRun) -> None:
         """Have the model answer, and show its answer as events."""
-        local = for_current_loop(model)
-        source = source_of(local, call.kwargs)
+        source = source_of(for_current_loop(model), call.kwargs)
         ask = partial(
             source.method,
             call.messages,
@@ -406,76 +407,84 @@ class _ModelRun(Run):
         label = f"{type(model).__name__}.{source.name}"
         message_id = self._state.accumulator.message_id
         if source.gives == "answer":
-            result = await (
-                self._timed(self._calls.run(ask, label=label, limiter=model_limiter()))
-                if source.blocking
-                else self._timed(ask())
-            )
-            answer = answer_of(result)
-            await self._show(run, _replay(answer, message_id))
+
+            async def answer() -> AsyncGenerator[AIMessage, None]:
+                if source.blocking:
+                    result = await self._calls.run(ask, label=label, limiter=model_limiter())
+                else:
+                    result = await ask()
+                yield answer_of(result)
+
+            await self._pump(run, answer(), partial(_replay, message_id=message_id))
             return
         items: AsyncIterator[Any] = (
             ThreadIterator(ask, self._calls, label=label) if source.blocking else ask()
         )
-        if source.gives == "events":
-            await self._pump(run, items, lambda event: (event,))
-        else:
-            bridge = ChunkBridge(message_id, self._generation_info)
-            await self._pump(run, items, bridge.feed)
-            await self._show(run, bridge.finish())
+        try:
+            if source.gives == "events":
+                await self._pump(run, items, lambda event: (event,))
+            else:
+                bridge = ChunkBridge(message_id, self._generation_info)
+                await self._pump(run, items, bridge.feed, bridge.finish)
+        finally:
+            if isinstance(items, ThreadIterator):
+                with anyio.CancelScope(shield=True):
+                    await items.aclose()
 
     async def _pump(
         self,
         run: LLMRun,
         items: AsyncIterator[T],
         events_of: Callable[[T], Iterable[Mapping[str, Any]]],
+        last_events: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
     ) -> None:
-        flow, timeout = self._state.flow, self._chunk_timeout
+        """Show what the model gives, holding it back while nobody keeps up with it."""
+        state, flow, limit, timeout = (
+            self._state,
+            self._state.flow,
+            self._limit,
+            self._chunk_timeout,
+        )
+        handlers = run.handlers
         items = items.__aiter__()
         steps = 0
-        try:
-            with anyio.CancelScope() as stall:
-                while True:
-                    if not flow.has_room(self._limit):
-                        await flow.wait_for_room(self._limit)
-                    if timeout is not None:
-                        stall.deadline = anyio.current_time() + timeout
-                    try:
-                        item = await items.__anext__()
-                    except StopAsyncIteration:
-                        break
-                    if timeout is not None:
-                        stall.deadline = math.inf
-                    await self._show(run, events_of(item))
-                    steps += 1
-                    if not steps % STEPS_BETWEEN_YIELDS:
-                        await checkpoint()
-            if stall.cancelled_caught:
-                raise StreamStalledError(cast("float", timeout))
-        finally:
-            if isinstance(items, ThreadIterator):
-                with anyio.CancelScope(shield=True):
-                    await items.aclose()
-
-    async def _timed(self, answer: Any) -> Any:
-        with anyio.move_on_after(self._chunk_timeout) as stall:
-            return await answer
-        assert stall.cancelled_caught
-        raise StreamStalledError(cast("float", self._chunk_timeout))
-
-    async def _show(self, run: LLMRun, events: Iterable[Mapping[str, Any]]) -> None:
-        flow, dispatch = self._state.flow, self._state.dispatch
-        for event in events:
-            if not flow.has_room(self._limit):
-                await flow.wait_for_room(self._limit)
-            dispatch(event)
-            if run.handlers:
-                await run.on_stream_event(event)
+        over = False
+        with anyio.CancelScope() as stall:
+            while not over:
+                if not flow.has_room(limit):
+                    await flow.wait_for_room(limit)
+                if timeout is not None:
+                    stall.deadline = anyio.current_time() + timeout
+                try:
+                    events = events_of(await items.__anext__())
+                except StopAsyncIteration:
+                    events = last_events()
+                    over = True
+                if timeout is not None:
+                    stall.deadline = math.inf
+                for event in events:
+                    if not flow.has_room(limit):
+                        await flow.wait_for_room(limit)
+                    state.dispatch(event)
+                    if handlers:
+                        await run.on_stream_event(event)
+                steps += 1
+                if not steps % STEPS_BETWEEN_YIELDS:
+                    await checkpoint()
+        if stall.cancelled_caught:
+            raise StreamStalledError(cast("float", timeout))
 
     # The end
 
     async def _clean_up(self) -> None:
+        if self._state.accumulator.message is not None and not (
+            self._tells_anyone() or self._generators.are_open() or self._calls.left()
+        ):
+            return
         self._dispatch.unreturned.clear()  # what the cancellation of the model's part has interrupted
+        self._end_scope = anyio.CancelScope(shield=True)
+        if self._cleanup_since is not None:
+            self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
         with self._end_scope:
             with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
                 await self._generators.aclose()
@@ -486,11 +495,14 @@ class _ModelRun(Run):
         if self._end_scope.cancelled_caught:
             self._warn_of_left()
 
+    def _tells_anyone(self) -> bool:
+        return any(run.handlers for run in (self._llm_run, *self._chain_runs) if run is not None)
+
     async def _report_end(self) -> None:
         """Tell the handlers of the end, those of them who do not know of it yet."""
         message, error = self._state.accumulator.message, self._state.accumulator.error
         try:
-            if self._llm_run is not None:
+            if self._llm_run is not None and self._llm_run.handlers:
                 if message is not None and self._end_error is None:
                     await self._llm_run.on_llm_end(end_response(message, self._generation_info))
                 else:
@@ -540,7 +552,7 @@ class _ModelRun(Run):
         )
 
 
-def _replay(message: AIMessage, message_id: str | None) -> Iterable[Mapping[str, Any]]:
+def _replay(message: AIMessage, *, message_id: str | None) -> Iterable[Mapping[str, Any]]:
     """Show a whole message as events; those of langchain-core leave `additional_kwargs` out."""
     for event in message_to_events(message, message_id=message_id):
         if event["event"] == "message-finish" and message.additional_kwargs:
