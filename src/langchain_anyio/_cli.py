@@ -54,7 +54,7 @@ _SECRET_NAME: Final = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNO
 _LONGEST_LINE: Final = 1000
 
 
-class _Failed(Exception):
+class _CommandError(Exception):
     """The command ends, with this line and this status."""
 
     def __init__(self, line: str, status: int = 1) -> None:
@@ -62,8 +62,8 @@ class _Failed(Exception):
         self.status = status
 
 
-class _NotWritten(Exception):
-    """It is standard output that failed, not the model; the cause says how."""
+class _OutputError(Exception):
+    """Standard output failed, and not the model; the cause says how."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,14 +80,14 @@ def main(arguments: list[str] | None = None) -> int:
         _run(arguments)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except _NotWritten as exc:
+    except _OutputError as exc:
         # What is still in the buffer would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(exc.__cause__, BrokenPipeError):
             return _OUTPUT_CLOSED
         _report(f"standard output: {exc.__cause__}")
         return 1
-    except _Failed as exc:
+    except _CommandError as exc:
         _report(str(exc))
         return exc.status
     return 0
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> None:
     options = _parser().parse_args(arguments)
     if sys.stdout is None:
-        raise _Failed("standard output is closed")
+        raise _CommandError("standard output is closed")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # An answer may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="replace")
@@ -104,7 +104,7 @@ def _run(arguments: list[str] | None) -> None:
         try:
             importlib.import_module(options.backend)
         except ImportError:
-            raise _Failed(
+            raise _CommandError(
                 f"--backend {options.backend}: {options.backend} is not installed; "
                 f"pip install {options.backend}"
             ) from None
@@ -123,7 +123,7 @@ def _run(arguments: list[str] | None) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise _Failed(f"{message} (--help shows the usage)", 2)
+        raise _CommandError(f"{message} (--help shows the usage)", 2)
 
 
 def _parser() -> _Parser:
@@ -171,11 +171,11 @@ def _prompt(words: list[str]) -> str:
         prompt = " ".join(words) if words else _read_prompt()
         prompt.encode()
     except UnicodeError:
-        raise _Failed("the prompt is not valid UTF-8", 2) from None
+        raise _CommandError("the prompt is not valid UTF-8", 2) from None
     except OSError as exc:
-        raise _Failed(f"standard input: {exc}") from exc
+        raise _CommandError(f"standard input: {exc}") from exc
     if not prompt.strip():
-        raise _Failed("the prompt is empty (--help shows the usage)", 2)
+        raise _CommandError("the prompt is empty (--help shows the usage)", 2)
     return prompt.strip()
 
 
@@ -194,22 +194,24 @@ def _model(name: str | None) -> BaseChatModel:
         return DemoChatModel()
     provider, _, model = name.partition(":")
     if not (provider and model):
-        raise _Failed(f"--model takes PROVIDER:MODEL, such as openai:gpt-5-mini, not {name!r}", 2)
+        raise _CommandError(
+            f"--model takes PROVIDER:MODEL, such as openai:gpt-5-mini, not {name!r}", 2
+        )
     try:
         try:
             from langchain.chat_models import init_chat_model
         except ModuleNotFoundError:
             return _model_of_package(provider, model)
         return init_chat_model(model, model_provider=provider)
-    except _Failed:
+    except _CommandError:
         raise
     except ImportError as exc:
-        raise _Failed(f"--model {name}: {exc}") from exc
+        raise _CommandError(f"--model {name}: {exc}") from exc
     except Exception as exc:
         # A provider that is not known; what providers raise themselves is of a class derived from it.
         if type(exc) is ValueError:
-            raise _Failed(f"--model {name}: {exc}", 2) from exc
-        raise _Failed(f"--model {name}: {_describe(exc)}") from exc
+            raise _CommandError(f"--model {name}: {exc}", 2) from exc
+        raise _CommandError(f"--model {name}: {_describe(exc)}") from exc
 
 
 def _model_of_package(provider: str, model: str) -> BaseChatModel:
@@ -227,7 +229,7 @@ def _model_of_package(provider: str, model: str) -> BaseChatModel:
             if name.lower() == f"chat{provider}":
                 found: BaseChatModel = getattr(module, name)(model=model)
                 return found
-    raise _Failed(
+    raise _CommandError(
         f"--model {provider}:{model}: a package is not installed; pip install {to_install}"
     )
 
@@ -260,7 +262,7 @@ async def _until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
                 await tasks.start(watch, scope)
             try:
                 await work()
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001  # a task group would wrap it
                 failure = exc
         tasks.cancel_scope.cancel()
     if failure is not None and not interrupted:
@@ -275,10 +277,10 @@ async def _answer(
         async with open_stream(model, prompt) as stream:
             await show(stream)
             await stream
-    except _NotWritten:
+    except _OutputError:
         raise
     except Exception as exc:
-        raise _Failed(_describe(exc)) from exc
+        raise _CommandError(_describe(exc)) from exc
 
 
 async def _show_events(stream: AsyncChatModelStream) -> None:
@@ -320,7 +322,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise _NotWritten from exc
+        raise _OutputError from exc
 
 
 class _Display(Protocol):
@@ -393,7 +395,9 @@ def _printable(text: str) -> str:
 def _without_secrets(text: str) -> str:
     """Blot out what the environment keeps secret: servers and HTTP clients repeat keys in their errors."""
     for name, value in os.environ.items():
-        value = value.strip()
-        if len(value) >= 8 and _SECRET_NAME.search(name):
-            text = text.replace(value, "***")
+        if _SECRET_NAME.search(name):
+            # In parts, as the white space that makes a key invalid is quoted in some way.
+            for part in value.split():
+                if len(part) >= 8:
+                    text = text.replace(part, "***")
     return re.sub(r"://[^/@\s]+@", "://***@", text)

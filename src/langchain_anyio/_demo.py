@@ -16,7 +16,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from typing_extensions import override
 
 _REASONING: Final = """\
 A demo should show whatever a chat model can stream. Here a model thinks; next comes a call of a tool, argument by \
@@ -46,9 +48,11 @@ class DemoChatModel(BaseChatModel):
     """The pace; about a hundred chunks come."""
 
     @property
+    @override
     def _llm_type(self) -> str:
         return "langchain-anyio-demo"
 
+    @override
     async def _astream(
         self,
         messages: list[BaseMessage],
@@ -60,6 +64,7 @@ class DemoChatModel(BaseChatModel):
             await anyio.sleep(self.seconds_per_chunk)
             yield chunk
 
+    @override
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -71,37 +76,46 @@ class DemoChatModel(BaseChatModel):
 
 
 def _chunks(messages: list[BaseMessage]) -> Iterator[ChatGenerationChunk]:
-    reasoning, arguments = _slices(_REASONING), _slices(json.dumps(_ARGUMENTS))
     prompt = " ".join(str(messages[-1].text).split())
-    answer = _slices(_ANSWER.format(prompt=prompt if len(prompt) <= 60 else prompt[:59] + "…"))
-    for piece in reasoning:
+    answer = _ANSWER.format(prompt=prompt if len(prompt) <= 60 else f"{prompt[:59]}…")
+    slices = {
+        "reasoning": _slices(_REASONING),
+        "tool_call": _slices(json.dumps(_ARGUMENTS)),
+        "text": _slices(answer),
+    }
+    for piece in slices["reasoning"]:
         yield _chunk({"type": "reasoning", "reasoning": piece, "index": 0})
-    call: dict[str, Any] = {"type": "tool_call_chunk", "index": 1}
-    yield _chunk({**call, "id": "call_demo", "name": _TOOL, "args": ""})
-    for piece in arguments:
-        yield _chunk({**call, "id": None, "name": None, "args": piece})
-    for piece in answer:
+    yield _call_chunk(ToolCallChunk(id="call_demo", name=_TOOL, args="", index=1))
+    for piece in slices["tool_call"]:
+        yield _call_chunk(ToolCallChunk(id=None, name=None, args=piece, index=1))
+    for piece in slices["text"]:
         yield _chunk({"type": "text", "text": piece, "index": 2})
     asked = sum(len(_slices(str(message.text))) for message in messages)
-    answered = len(reasoning) + len(arguments) + len(answer)
-    usage = UsageMetadata(input_tokens=asked, output_tokens=answered, total_tokens=asked + answered)
+    answered = sum(map(len, slices.values()))
     yield ChatGenerationChunk(
         message=AIMessageChunk(
             content=[],
-            usage_metadata=usage,
+            usage_metadata=UsageMetadata(
+                input_tokens=asked, output_tokens=answered, total_tokens=asked + answered
+            ),
             response_metadata={"model_name": "demo", "finish_reason": "stop"},
             chunk_position="last",
         )
     )
 
 
-def _chunk(block: dict[str, Any]) -> ChatGenerationChunk:
-    calls = [block] if block["type"] == "tool_call_chunk" else []
+def _chunk(block: dict[str, Any], *calls: ToolCallChunk) -> ChatGenerationChunk:
     return ChatGenerationChunk(
         message=AIMessageChunk(
-            content=[block], tool_call_chunks=calls, response_metadata={"output_version": "v1"}
+            content=[block],
+            tool_call_chunks=list(calls),
+            response_metadata={"output_version": "v1"},
         )
     )
+
+
+def _call_chunk(call: ToolCallChunk) -> ChatGenerationChunk:
+    return _chunk({**call, "type": "tool_call_chunk"}, call)
 
 
 def _slices(text: str) -> list[str]:

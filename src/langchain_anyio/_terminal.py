@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING, Final, final
 
 from rich.cells import cell_len, chop_cells
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.control import Control
-from rich.segment import ControlType
+from rich.segment import ControlType, Segment, Segments
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Terminal:
         if not text:
             return
         width = max(self._console.width, 2)
-        out: list[RenderableType] = []
+        out: list[Segment] = []
         for piece in _PIECES.findall(text.replace("\t", _TAB)):
             if piece == "\n":
                 self._break(len(self._row), out)
@@ -90,27 +90,25 @@ class Terminal:
             if cell_len(piece) > room and self._row.plain[: self._word].strip():
                 self._break(self._word, out)
             while cell_len(piece) > (room := width - self._row.cell_len):
-                head = chop_cells(piece, room)[0] if room > 1 else ""
+                head = chop_cells(piece, room)[0] if cell_len(piece[0]) <= room else ""
                 piece = piece[len(head) :]
                 self._row.append(head, style)
                 self._break(len(self._row), out)
             self._row.append(piece, style)
-        out.append(self._row[self._shown :])
+        out += self._row[self._shown :].render(self._console)
         self._shown = len(self._row)
-        self._console.print(*out, sep="", end="", soft_wrap=True)
+        self._console.print(Segments(Segment.simplify(out)), end="", soft_wrap=True)
 
-    def _break(self, at: int, out: list[RenderableType]) -> None:
+    def _break(self, at: int, out: list[Segment]) -> None:
         """End the line before `at`; what is on the screen beyond goes to the next one."""
         if self._shown > at:
             # Written anew rather than erased backwards: terminals differ on how wide some characters are.
-            out += (
-                Control(ControlType.CARRIAGE_RETURN),
-                self._row[:at],
-                Control((ControlType.ERASE_IN_LINE, 0)),
-            )
+            out.append(Control(ControlType.CARRIAGE_RETURN).segment)
+            out += self._row[:at].render(self._console)
+            out.append(Control((ControlType.ERASE_IN_LINE, 0)).segment)
         else:
-            out.append(self._row[self._shown : at])
-        out.append(Text("\n"))
+            out += self._row[self._shown : at].render(self._console)
+        out.append(Segment.line())
         self._row = self._row[at:]
         self._word = 0
         self._shown = 0
