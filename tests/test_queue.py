@@ -337,28 +337,26 @@ async def test_cancelled_producer_passes_its_call_on(anyio_backend: tuple[str, A
 
 async def test_each_step_is_a_cancellation_point() -> None:
     queue = Queue[int]()
-    queue.put_nowait(1)
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await queue.put(2)
-    assert scope.cancelled_caught
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await queue.get()
-    assert scope.cancelled_caught
-    with anyio.CancelScope() as scope:
-        scope.cancel()
+    for _ in range(3):
+        await queue.put(1)
+
+    async def iterate() -> None:
         async for _ in queue:
             pass
-    assert scope.cancelled_caught
-    assert queue.qsize() == 1
-    queue.get_nowait()
+
+    async def check(*funcs: Callable[[], Any]) -> None:
+        for func in funcs:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await func()
+            assert scope.cancelled_caught
+
+    await check(queue.get, iterate, partial(queue.put, 2))
+    assert queue.qsize() == 3
     queue.close()
-    for func in (queue.get, queue.__anext__, lambda: queue.put(1)):
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await func()
-        assert scope.cancelled_caught
+    await check(queue.get, iterate, partial(queue.put, 2))
+    assert [item async for item in queue] == [1, 1, 1]
+    await check(queue.get, iterate, partial(queue.put, 2))
 
 
 @pytest.mark.parametrize("what", ("get", "put", "both", "many queues", "fail to put"))
