@@ -274,13 +274,12 @@ def test_a_terminal_is_told_how_to_give_the_prompt() -> None:
 
 def test_ctrl_c_stops_the_demo(backend: str) -> None:
     with Terminal("--backend", backend, PROMPT) as terminal:
-        terminal.read_until("→ find_rhymes")
+        terminal.read_until("A demo")
         terminal.type("\x03")
         assert terminal.finish() == 130
-        assert terminal.screen[-1] == ""
-        assert terminal.screen[-2].endswith("^C")
+        # Some more words may have come meanwhile, but nothing comes after them.
+        assert re.fullmatch(r"A demo.*\^C[^→]*\n", "\n".join(terminal.screen), re.DOTALL)
         assert "Traceback" not in terminal.output
-        assert "This is the built-in demo" not in terminal.output
 
 
 @pytest.mark.parametrize("model", (OPENAI, ANTHROPIC))
