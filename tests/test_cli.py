@@ -274,7 +274,7 @@ def test_a_terminal_is_told_how_to_give_the_prompt() -> None:
 
 def test_ctrl_c_stops_the_demo(backend: str) -> None:
     with Terminal("--backend", backend, PROMPT) as terminal:
-        terminal.read_until("A demo")
+        terminal.read_until(" demo")
         terminal.type("\x03")
         assert terminal.finish() == 130
         # Some more words may have come meanwhile, but nothing comes after them.
