@@ -11,11 +11,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
 from ._event import Event
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
 _tasks: set[Any] = set()  # asyncio keeps but weak references to its tasks
 
@@ -116,14 +119,26 @@ def start(
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Tell whether `error` is a backend's cancellation exception; needs no running loop."""
+    """Tell whether `error` is a backend's cancellation exception, or a group of such; needs no running loop."""
     if isinstance(error, Exception):
         return False
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_cancellation, error.exceptions))
     asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
     return bool(
         (asyncio is not None and isinstance(error, asyncio.CancelledError))
         or (trio is not None and isinstance(error, trio.Cancelled))
     )
+
+
+def without_cancellations(error: BaseException) -> BaseException | None:
+    """Return `error`, if it is a group then what of it is no cancellation, or `None` where nothing is left."""
+    if is_cancellation(error):
+        return None
+    if isinstance(error, BaseExceptionGroup):
+        cancellations, rest = error.split(is_cancellation)
+        return error if cancellations is None else cast("BaseException | None", rest)
+    return error
 
 
 async def outlast(event: Event) -> None:

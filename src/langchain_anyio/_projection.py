@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast, final
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ._background import is_cancellation
+from ._background import without_cancellations
 from ._errors import StreamCancelledError
 from ._flow import Flow
 from ._queue import STEPS_BETWEEN_YIELDS
@@ -23,7 +23,8 @@ from ._wakeup import Wakeup
 D = TypeVar("D")
 F = TypeVar("F")
 
-# Deltas that every cursor has passed are dropped in batches, so that each costs the same.
+# Deltas that every cursor has passed are dropped in batches, and the cursors are looked through once in so many
+# steps, or as many as there are cursors, so that each step costs the same.
 _SMALLEST_DROP = 64
 
 
@@ -41,6 +42,7 @@ class ProjectionState(Generic[D, F]):
         "_more",
         "_over",
         "_traceback",
+        "_until_drop",
         "_waiting",
         "deltas",
         "done",
@@ -68,38 +70,41 @@ class ProjectionState(Generic[D, F]):
         self._over = Wakeup()
         self._generation = 0
         self._waiting = 0
-        self._cursors: weakref.WeakSet[Cursor[Any]] | None = None if replay else weakref.WeakSet()
+        # Not a WeakSet: a cursor may be collected in another thread while this one looks through them.
+        self._cursors: list[weakref.ref[Cursor[Any]]] | None = None if replay else []
+        self._until_drop = _SMALLEST_DROP
 
     # Producing
 
     def push(self, delta: D) -> None:
         """Append a delta, which came with the newest event of the flow, and wake the cursors."""
+        self._wake()
         self.deltas.append(delta)
         if self.flow is not None and self.marks is not None:
             self.marks.append(self.flow.produced)
-            if self._cursors is not None and not self._cursors:
-                self.drop_passed()
-        self._wake()
+        self.drop_passed()
 
     def complete(self, final: F) -> None:
         """Set the final value, which ends the projection; only the first end counts."""
         if not self.done:
-            self.final = final
             self._end()
+            self.final = final
 
     def fail(self, error: BaseException) -> None:
         """End the projection by an error; only the first end counts."""
         if not self.done:
+            self._end()
             self.error = error
             self._traceback = error.__traceback__
-            self._end()
 
     def _end(self) -> None:
-        self.done = True
-        self._wake()
         self._over.fire()
+        self._wake()
+        self.done = True
 
     def _wake(self) -> None:
+        # Comes first, since it is refused in another thread than that of those who wait.
+        self._more.fire()
         if self._waiting:
             self._generation += 1
             if self.flow is not None:
@@ -107,7 +112,6 @@ class ProjectionState(Generic[D, F]):
                 self.flow.at_head -= self._waiting
                 self.flow.pass_by(self.flow.produced - 1)
             self._waiting = 0
-        self._more.fire()
 
     # Consuming
 
@@ -123,12 +127,15 @@ class ProjectionState(Generic[D, F]):
         return self.deltas[index]
 
     def raise_error(self) -> NoReturn:
-        """Raise the error with the traceback it came with, however often it was raised since."""
+        """Raise the error as it came, however often it was raised since."""
         error = self.error
         assert error is not None
+        context = error.__context__
         try:
             raise error.with_traceback(self._traceback)
         finally:
+            # What a consumer is handling at the moment is not what the error came of.
+            error.__context__ = context
             del error  # it refers to this frame by its traceback
 
     async def wait_for_more(self) -> None:
@@ -155,11 +162,18 @@ class ProjectionState(Generic[D, F]):
         if self.flow is not None:
             self.flow.join_head()
         try:
+            steps = 0
             while not self.done:
                 if self.request_more is None:
                     await self._over.wait()
                 elif not await self.request_more():
                     break
+                else:  # what is asked for more may never wait
+                    steps += 1
+                    if steps % STEPS_BETWEEN_YIELDS:
+                        await checkpoint_if_cancelled()
+                    else:
+                        await checkpoint()
         finally:
             if self.flow is not None:
                 self.flow.at_head -= 1
@@ -174,14 +188,21 @@ class ProjectionState(Generic[D, F]):
         if self.flow is not None:
             self.flow.shared = True
         if self._cursors is not None:
-            self._cursors.add(cursor)
+            self._cursors.append(weakref.ref(cursor))
+            self.drop_passed()
 
     def drop_passed(self) -> None:
-        """Drop what every open cursor has passed, unless all is to be kept."""
-        if self._cursors is None or len(self.deltas) < _SMALLEST_DROP:
+        """Drop what every open cursor has passed, unless all is to be kept; not each time it is called."""
+        if self._cursors is None:
             return
+        self._until_drop -= 1
+        if self._until_drop > 0:
+            return
+        cursors = [cursor for ref in self._cursors if (cursor := ref()) is not None]
+        self._cursors = [weakref.ref(cursor) for cursor in cursors]
+        self._until_drop = max(_SMALLEST_DROP, len(cursors))
         end = self.dropped + len(self.deltas)
-        passed = min((c.position_in(self) for c in self._cursors), default=end) - self.dropped
+        passed = min((c.position_in(self) for c in cursors), default=end) - self.dropped
         if 2 * passed >= len(self.deltas):
             del self.deltas[:passed]
             if self.marks is not None:
@@ -216,11 +237,7 @@ class Cursor(Generic[D]):
         if state.start is not None:
             await state.start()
         if state.holds(self._position) or state.done or state.request_more is not None:
-            self._steps += 1
-            if self._steps % STEPS_BETWEEN_YIELDS:
-                await checkpoint_if_cancelled()
-            else:
-                await checkpoint()
+            await self._step()
         while not state.holds(self._position):
             if state.error is not None:
                 state.raise_error()
@@ -228,14 +245,25 @@ class Cursor(Generic[D]):
                 raise StopAsyncIteration
             if state.request_more is None:
                 await state.wait_for_more()
-            elif not await state.request_more() and not (state.holds(self._position) or state.done):
+            elif await state.request_more():
+                if not state.holds(self._position):
+                    await self._step()  # what is asked for more may never wait
+            elif not (state.holds(self._position) or state.done):
                 raise StopAsyncIteration
         delta = state.take(self._position)
         self._position += 1
         state.drop_passed()
         return delta
 
-    def position_in(self, state: ProjectionState[Any, Any]) -> int:
+    async def _step(self) -> None:
+        # The first step gives way, or a task that reads many short projections would not.
+        if self._steps % STEPS_BETWEEN_YIELDS:
+            await checkpoint_if_cancelled()
+        else:
+            await checkpoint()
+        self._steps += 1
+
+    def position_in(self, state: ProjectionState[Any, Any]) -> int:  # noqa: ARG002 - others have several
         return self._position
 
 
@@ -328,7 +356,8 @@ class AsyncProjection(Generic[D, F]):
 
         Args:
             error: What consumers will see. In place of a backend's cancellation exception, which belongs
-                to one task, they see a `StreamCancelledError`.
+                to one task, they see a `StreamCancelledError`; of a group, what is no cancellation. In place
+                of `StopIteration` and `StopAsyncIteration` they see a `RuntimeError`.
         """
         self._state.fail(sharable(error))
 
@@ -386,8 +415,17 @@ def _check_text(name: str, value: object) -> None:
 
 
 def sharable(error: BaseException) -> BaseException:
-    """Return `error`, or what stands for it where it is a cancellation, which is one task's own."""
-    return StreamCancelledError() if is_cancellation(error) else error
+    """Return `error`, or what stands for it where no other task can be raised it as it is.
+
+    A cancellation is one task's own, also within a group. `StopIteration` and `StopAsyncIteration`
+    would look like the end to a consumer, as they would to that of a generator (PEP 479).
+    """
+    rest = without_cancellations(error)
+    if isinstance(rest, (StopIteration, StopAsyncIteration)):
+        stopped = RuntimeError(f"the producer raised {type(rest).__name__}")
+        stopped.__cause__ = rest
+        return stopped
+    return StreamCancelledError() if rest is None else rest
 
 
 for _public in (AsyncProjection, AsyncTextProjection):
