@@ -357,6 +357,21 @@ CASES: dict[str, list[Event]] = {
         delta(None, "block-delta", fields="nothing"),
         END,
     ],
+    "a server's snapshots without an index": [
+        delta(None, "block-delta", fields={"type": "server_tool_call_chunk", "id": "1"}),
+        delta(None, "block-delta", fields={"type": "server_tool_call_chunk", "id": "2"}),
+        END,
+    ],
+    "starts without an index": [
+        without_index(start(0, **CHUNK, id="1", name="add", args="{}")),
+        without_index(start(0, type="server_tool_call_chunk", id="2", name="search")),
+        END,
+    ],
+    "a block of another type at the index of a server's call": [
+        start(0, type="server_tool_call_chunk", id="1", name="search", args="{}"),
+        finish(0, **SHARED),
+        END,
+    ],
     "former deltas": [
         {
             "event": "content-block-delta",
