@@ -29,6 +29,7 @@ from loopback.models import (
     anthropic_messages,
     azure,
     chat_completions,
+    described,
     responses,
     sdk_client,
 )
@@ -62,9 +63,7 @@ async def chunks_and_error(model: BaseChatModel, **kwargs: Any) -> tuple[list[An
         async for chunk in stream(model, **kwargs):
             chunks.append(chunk.model_dump())
     except Exception as error:
-        # What a broken connection is called differs from backend to backend.
-        words = "" if type(error).__module__.startswith("httpx") else str(error)
-        return chunks, (type(error), words)
+        return chunks, described(error)
     return chunks, None
 
 

@@ -14,7 +14,8 @@ from langchain_openai import StreamChunkTimeoutError
 
 from langchain_anyio import StreamCancelledError, StreamStalledError, open_stream
 from loopback import ProviderServer, Reply, Scenario, Text
-from loopback.models import MAKERS, SCENARIOS, chat_completions, responses, sdk_client
+from loopback.models import MAKERS, SCENARIOS, chat_completions, described, responses, sdk_client
+from test_accumulator import newest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,18 +37,16 @@ async def outcome(stream: Any) -> dict[str, Any]:
             async for delta in getattr(stream, name):
                 shown[name].append(delta)
         except Exception as error:
-            shown[f"error of {name}"] = type(error)
+            shown[f"error of {name}"] = described(error)
     try:
         async for event in stream:
             shown["events"].append(_without_ids(event))
     except Exception as error:
-        shown["error of events"] = type(error)
+        shown["error of events"] = described(error)
     try:
         shown["message"] = _without_ids((await stream.output).model_dump())
     except Exception as error:
-        # What a broken connection is called differs from backend to backend.
-        words = "" if type(error).__module__.startswith("httpx") else str(error)
-        shown["error"] = (type(error), words)
+        shown["error"] = described(error)
     return shown
 
 
@@ -70,6 +69,7 @@ def as_the_original(make: Maker, scenario: Scenario, server: ProviderServer) -> 
     return asyncio.run(run())
 
 
+@newest
 @makers
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")

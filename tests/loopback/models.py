@@ -40,6 +40,14 @@ def sdk_client(model: Any) -> Any:
     return model._async_client if isinstance(model, ChatAnthropic) else model.root_async_client
 
 
+def described(error: Exception) -> tuple[Any, str]:
+    """An error as it is the same on every backend."""
+    if type(error).__module__.startswith("httpx"):
+        # How a broken connection shows differs from backend to backend, and from loop to loop.
+        return "httpx", ""
+    return type(error), str(error)
+
+
 TOOLS = Reply(
     Text("Let me ", "see."),
     ToolCall("search", '{"query": "wa', 'ter"}', call_id="call_1"),
