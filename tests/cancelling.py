@@ -32,6 +32,7 @@ class Victim:
         self._scope = anyio.CancelScope()
         self._func = func
         self._native: Any = None
+        self._natively = False
         group.start_soon(self._run)
 
     async def _run(self) -> None:
@@ -42,17 +43,19 @@ class Victim:
                 self._native = asyncio.current_task()
             except RuntimeError:
                 self._native = None
-        with self._scope:
-            try:
-                self.value = await self._func()
-                self.outcome = "returned"
-            except Exception as exc:
-                self.outcome, self.value = "raised", exc
-            except anyio.get_cancelled_exc_class():
-                self.outcome = "cancelled"
-                if self._scope.cancel_called:
+        try:
+            with self._scope:
+                try:
+                    self.value = await self._func()
+                    self.outcome = "returned"
+                except Exception as exc:
+                    self.outcome, self.value = "raised", exc
+                except anyio.get_cancelled_exc_class():
+                    self.outcome = "cancelled"
                     raise
-                # A native cancellation would cancel the whole group.
+        except anyio.get_cancelled_exc_class():
+            if not self._natively:  # which would cancel the whole group
+                raise
 
     def cancel(self, how: str) -> None:
         if how == "scope":
@@ -60,6 +63,7 @@ class Victim:
         elif how == "deadline":
             self._scope.deadline = anyio.current_time()
         elif self._native is not None:  # else it has not begun, and cannot be named yet
+            self._natively = True
             for _ in range(2 if how == "native twice" else 1):
                 self._native.cancel()
 

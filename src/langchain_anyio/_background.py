@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -36,26 +35,37 @@ def backend() -> str:
 class Loop:
     """The event loop that was running when this object was made.
 
-    Its one method may be called from any thread, at any time, also when the loop has ended.
+    `call_soon()` may be called from any thread, at any time, also when the loop has ended.
     """
 
     __slots__ = ("_call_soon", "token")
 
     def __init__(self) -> None:
+        # Calls run in this context, not in that of whoever makes them, in another backend's thread perhaps.
+        context = copy_context()
+        self.token: object
+        self._call_soon: Callable[..., object]
         if backend() == "trio":
             import trio
 
             token = trio.lowlevel.current_trio_token()
-            self.token: object = token
-            self._call_soon: Callable[..., object] = token.run_sync_soon
+            self.token = token
+            self._call_soon = lambda func: token.run_sync_soon(context.run, func)
         else:
             import asyncio
 
+            async def call(func: Callable[[], object]) -> None:
+                func()
+
+            def call_in_task(func: Callable[[], object]) -> None:
+                # anyio knows its backend in a task, but not in every callback.
+                _keep(call(func), "langchain_anyio call")
+
             loop = asyncio.get_running_loop()
             self.token = loop
-            # By default the call would run in the context of whoever makes it, a worker thread's perhaps,
-            # in which anyio does not know its backend.
-            self._call_soon = partial(loop.call_soon_threadsafe, context=copy_context())
+            self._call_soon = lambda func: loop.call_soon_threadsafe(
+                call_in_task, func, context=context
+            )
 
     def call_soon(self, func: Callable[[], object]) -> bool:
         """Have the loop call `func`; return whether the loop still takes calls."""
@@ -66,18 +76,21 @@ class Loop:
         return True
 
     def is_current(self) -> bool:
-        """Tell whether the caller runs on this loop."""
+        """Tell whether the caller runs on this loop, be it in a task or in a callback."""
         try:
             running = backend()
         except RuntimeError:
+            running = "asyncio"
+        try:
+            if running == "trio":
+                import trio
+
+                return trio.lowlevel.current_trio_token() is self.token
+            import asyncio
+
+            return asyncio.get_running_loop() is self.token
+        except RuntimeError:
             return False
-        if running == "trio":
-            import trio
-
-            return trio.lowlevel.current_trio_token() is self.token
-        import asyncio
-
-        return asyncio.get_running_loop() is self.token
 
 
 def start(
@@ -92,7 +105,7 @@ def start(
         func: What to run. It keeps its errors to itself: only `KeyboardInterrupt`, `SystemExit` and
             the backend's cancellation may leave it.
         name: The task's name, for debuggers.
-        context: The context to run it in; by default a copy of the current one.
+        context: The context to run it in, on asyncio a copy of it; by default a copy of the current one.
     """
     context = copy_context() if context is None else context
     if backend() == "trio":
@@ -100,22 +113,30 @@ def start(
 
         async def contained() -> None:
             # A system task that fails takes the whole run down with trio.TrioInternalError. The
-            # streams hand these two to their consumers instead.
+            # streams hand these two to their consumers instead, and a cancellation of asyncio's, which
+            # a model may bring along from a loop of its own, means nothing here.
             try:
                 await func()
             except (KeyboardInterrupt, SystemExit):
                 pass
+            except BaseException as exc:
+                if isinstance(exc, trio.Cancelled) or not is_cancellation(exc):
+                    raise
 
         trio.lowlevel.spawn_system_task(contained, name=name, context=context)
     else:
-        import asyncio
-
         # create_task has a parameter for the context from Python 3.11 on only.
-        task = context.run(asyncio.ensure_future, func())
-        if isinstance(task, asyncio.Task):
-            task.set_name(name)
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
+        context.run(_keep, func(), name)
+
+
+def _keep(awaitable: Awaitable[None], name: str) -> None:
+    import asyncio
+
+    task = asyncio.ensure_future(awaitable)
+    if isinstance(task, asyncio.Task):
+        task.set_name(name)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
 
 
 def is_cancellation(error: BaseException) -> bool:
