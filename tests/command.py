@@ -27,7 +27,8 @@ KEY = "sk-loopback-0123456789"
 
 # What a user's environment may hold of its own, which would decide what the tests see.
 _OWN = re.compile(
-    "OPENAI|ANTHROPIC|LANGSMITH|LANGCHAIN|COLOR|TTY_|PROXY|^(COLUMNS|LINES|TERM)$", re.IGNORECASE
+    "PYTHONUNBUFFERED|OPENAI|ANTHROPIC|LANGSMITH|LANGCHAIN|COLOR|TTY_|PROXY|^(COLUMNS|LINES|TERM)$",
+    re.IGNORECASE,
 )
 
 

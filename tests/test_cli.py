@@ -450,6 +450,16 @@ def test_an_error_after_some_of_the_answer(
     one_line(errors)
 
 
+def test_a_stall_is_told_once(server: ProviderServer) -> None:
+    endpoint = server.serve(Scenario(Reply(ANSWER), fault="stall", after=2))
+    # The provider's package also logs it.
+    variables = keys(endpoint) | {"LANGCHAIN_OPENAI_STREAM_CHUNK_TIMEOUT_S": "0.5"}
+    status, output, errors = run(*OPENAI, PROMPT, env=variables)
+    assert (status, output) == (1, "Bubbles rise\n")
+    assert "StreamChunkTimeoutError" in one_line(errors)
+    assert closed(first(endpoint))
+
+
 @pytest.fixture
 def echo() -> Iterator[str]:
     """The address of a server that answers with an error that repeats the request's headers."""
