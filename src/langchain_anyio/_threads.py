@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from ._background import Loop
+from ._background import Loop, is_cancellation
 from ._errors import StreamCancelledError
 from ._wakeup import Wakeup
 
@@ -118,9 +118,12 @@ class ThreadCalls:
                 raise StreamCancelledError
             try:
                 return func()
-            except StopIteration as exc:
-                # A future does not take it.
-                raise RuntimeError(f"{label} raised StopIteration") from exc
+            except BaseException as exc:
+                # A future takes no StopIteration, and a cancellation, of a loop that `func` ran perhaps, would
+                # be taken for that of the task.
+                if isinstance(exc, StopIteration) or is_cancellation(exc):
+                    raise RuntimeError(f"{label} raised {type(exc).__name__}") from exc
+                raise
             finally:
                 if call.end():
                     self._loop.call_soon(partial(self._forget, call))
@@ -163,7 +166,7 @@ class ThreadIterator(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        item = await self._run(self._step)
+        item = await self._calls.run(self._step, label=self._label, limiter=model_limiter())
         if item is _END:
             raise StopAsyncIteration
         return cast("T", item)
@@ -172,21 +175,22 @@ class ThreadIterator(Generic[T]):
         """Close the iterator; one that is taking a step is closed by its thread, and not waited for."""
         self._closed.set()
         if self._iterator is not None and not self._lock.locked():
-            await self._run(self._close)
-
-    async def _run(self, func: Callable[[], object]) -> object:
-        return await self._calls.run(func, label=self._label, limiter=model_limiter())
+            # What ends a run does not wait until another one lets go of a thread.
+            limiter = anyio.CapacityLimiter(1)
+            await self._calls.run(self._close, label=self._label, limiter=limiter)
 
     def _step(self) -> object:
-        with self._lock:
+        try:
+            with self._lock:
+                if self._closed.is_set():
+                    return _END
+                if self._iterator is None:
+                    self._iterator = iter(self._make())
+                return next(self._iterator, _END)
+        finally:
+            # After the lock was let go: who found it taken relies on this.
             if self._closed.is_set():
-                return _END
-            if self._iterator is None:
-                self._iterator = iter(self._make())
-            item = next(self._iterator, _END)
-        if self._closed.is_set():
-            self._close()
-        return item
+                self._close()
 
     def _close(self) -> None:
         with self._lock:
