@@ -39,12 +39,15 @@ _BACKENDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 }
 
 _EPILOG: Final = """\
-A terminal shows the model's reasoning and tool calls too (with rich installed); otherwise standard output is
-the answer and nothing else.
+On a terminal the model's reasoning and tool calls are shown too, if rich is
+installed; otherwise standard output is the answer and nothing else.
 
 exit status:
-  0 answered, 1 the model failed or something is missing, 2 bad usage, 130 after Ctrl-C,
-  141 nobody reads the output any more"""
+  0    answered
+  1    the model failed, or something is missing
+  2    bad usage
+  130  stopped by Ctrl-C
+  141  nobody reads the output any more"""
 
 # Shown as Python writes them, so that an answer can't give the terminal orders.
 _CONTROLS: Final = {
@@ -134,14 +137,12 @@ def _parser() -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "prompt", nargs="*", help="what to ask; read from standard input if there is none"
-    )
+    parser.add_argument("prompt", nargs="*", help="what to ask (default: read from standard input)")
     parser.add_argument(
         "--model",
         metavar="PROVIDER:MODEL",
-        help="the model to ask, such as openai:gpt-5-mini, with the provider's key from the environment; "
-        "a built-in demo model if there is none",
+        help="the model to ask, such as openai:gpt-5-mini, with its key from the environment "
+        "(default: a built-in demo model)",
     )
     parser.add_argument(
         "--backend",
@@ -182,9 +183,12 @@ def _prompt(words: list[str]) -> str:
 def _read_prompt() -> str:
     if sys.stdin is None:
         return ""
-    if sys.stdin.isatty() and sys.stderr is not None:
-        print("Type your prompt; Enter and Ctrl-D send it.", file=sys.stderr)  # noqa: T201
-    return sys.stdin.read()
+    if not sys.stdin.isatty() or sys.stderr is None:
+        return sys.stdin.read()
+    sys.stderr.write("Type your prompt; Enter and Ctrl-D send it.\n")
+    prompt = sys.stdin.read()
+    sys.stderr.write("\n")
+    return prompt
 
 
 def _model(name: str | None) -> BaseChatModel:
