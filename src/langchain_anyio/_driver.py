@@ -43,8 +43,8 @@ from ._dispatch import ChainRun, Dispatcher, LLMRun
 from ._errors import StreamCancelledError, StreamStalledError
 from ._event import Event
 from ._providers import for_current_loop
-from ._queue import STEPS_BETWEEN_YIELDS
 from ._resolve import Target, resolve
+from ._steps import STEPS_BETWEEN_YIELDS
 from ._stream import AsyncChatModelStream, Run, StreamState
 from ._threads import ThreadCalls, ThreadIterator, model_limiter
 

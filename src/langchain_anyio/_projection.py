@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, NoReturn, TypeVar, cast, final
 
 import anyio
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint
 
 from ._background import without_cancellations
 from ._errors import StreamCancelledError
 from ._flow import Flow
-from ._queue import STEPS_BETWEEN_YIELDS
+from ._steps import Steps
 from ._wakeup import Wakeup
 
 D = TypeVar("D")
@@ -82,7 +82,8 @@ class ProjectionState(Generic[D, F]):
         self.deltas.append(delta)
         if self.flow is not None and self.marks is not None:
             self.marks.append(self.flow.produced)
-        self.drop_passed()
+        if self._cursors is not None:
+            self._drop_passed()
 
     def complete(self, final: F) -> None:
         """Set the final value, which ends the projection; only the first end counts."""
@@ -122,9 +123,15 @@ class ProjectionState(Generic[D, F]):
     def take(self, position: int) -> D:
         """Return delta number `position` and note that a consumer is past it."""
         index = position - self.dropped
-        if self.flow is not None and self.marks is not None:
-            self.flow.pass_by(self.marks[index])
-        return self.deltas[index]
+        flow = self.flow
+        if flow is not None and self.marks is not None:
+            mark = self.marks[index]
+            if mark > flow.consumed:
+                flow.pass_by(mark)
+        delta = self.deltas[index]
+        if self._cursors is not None:
+            self._drop_passed()
+        return delta
 
     def raise_error(self) -> NoReturn:
         """Raise the error as it came, however often it was raised since."""
@@ -138,14 +145,14 @@ class ProjectionState(Generic[D, F]):
             error.__context__ = context
             del error  # it refers to this frame by its traceback
 
-    async def wait_for_more(self) -> None:
-        """Wait for a delta or the end."""
+    async def wait_for_more(self, steps: Steps) -> None:
+        """Wait for a delta or the end, as the next of a consumer's steps."""
         generation = self._generation
         self._waiting += 1
         if self.flow is not None:
             self.flow.join_head()
         try:
-            await self._more.wait()
+            await self._more.wait(steps.make_event)
         finally:
             if self._generation == generation:
                 self._waiting -= 1
@@ -162,18 +169,14 @@ class ProjectionState(Generic[D, F]):
         if self.flow is not None:
             self.flow.join_head()
         try:
-            steps = 0
+            steps = Steps()
             while not self.done:
                 if self.request_more is None:
                     await self._over.wait()
                 elif not await self.request_more():
                     break
                 else:  # what is asked for more may never wait
-                    steps += 1
-                    if steps % STEPS_BETWEEN_YIELDS:
-                        await checkpoint_if_cancelled()
-                    else:
-                        await checkpoint()
+                    await steps.take()
         finally:
             if self.flow is not None:
                 self.flow.at_head -= 1
@@ -189,14 +192,12 @@ class ProjectionState(Generic[D, F]):
             self.flow.shared = True
         if self._cursors is not None:
             self._cursors.append(weakref.ref(cursor))
-            self.drop_passed()
+            self._drop_passed()
 
-    def drop_passed(self) -> None:
-        """Drop what every open cursor has passed, unless all is to be kept; not each time it is called."""
-        if self._cursors is None:
-            return
+    def _drop_passed(self) -> None:
+        """Drop what every open cursor has passed; not each time it is called."""
         self._until_drop -= 1
-        if self._until_drop > 0:
+        if self._until_drop > 0 or self._cursors is None:
             return
         cursors = [cursor for ref in self._cursors if (cursor := ref()) is not None]
         self._cursors = [weakref.ref(cursor) for cursor in cursors]
@@ -226,7 +227,7 @@ class Cursor(Generic[D]):
         self._state = state
         self._owner = owner
         self._position = state.dropped
-        self._steps = 0
+        self._steps = Steps()
         state.add_cursor(self)
 
     def __aiter__(self) -> Cursor[D]:
@@ -237,31 +238,21 @@ class Cursor(Generic[D]):
         if state.start is not None:
             await state.start()
         if state.holds(self._position) or state.done or state.request_more is not None:
-            await self._step()
+            await self._steps.take()
         while not state.holds(self._position):
             if state.error is not None:
                 state.raise_error()
             if state.done:
                 raise StopAsyncIteration
             if state.request_more is None:
-                await state.wait_for_more()
+                await state.wait_for_more(self._steps)
             elif await state.request_more():
                 if not state.holds(self._position):
-                    await self._step()  # what is asked for more may never wait
+                    await self._steps.take()  # what is asked for more may never wait
             elif not (state.holds(self._position) or state.done):
                 raise StopAsyncIteration
-        delta = state.take(self._position)
         self._position += 1
-        state.drop_passed()
-        return delta
-
-    async def _step(self) -> None:
-        # The first step gives way, or a task that reads many short projections would not.
-        if self._steps % STEPS_BETWEEN_YIELDS:
-            await checkpoint_if_cancelled()
-        else:
-            await checkpoint()
-        self._steps += 1
+        return state.take(self._position - 1)
 
     def position_in(self, state: ProjectionState[Any, Any]) -> int:  # noqa: ARG002 - others have several
         return self._position

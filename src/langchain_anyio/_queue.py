@@ -14,12 +14,10 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from typing_extensions import Self
 
+from ._steps import STEPS_BETWEEN_YIELDS
 from ._wakeup import check_thread
 
 T = TypeVar("T")
-
-# A task that finds all it asks for ready gives way to others once in so many steps.
-STEPS_BETWEEN_YIELDS = 64
 
 
 @final

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, Literal, cast, final
 
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, UsageInfo
 from typing_extensions import Never, Self
@@ -16,7 +15,7 @@ from ._accumulator import Accumulator, Delta
 from ._errors import StreamCancelledError
 from ._flow import Flow
 from ._projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState, sharable
-from ._queue import STEPS_BETWEEN_YIELDS
+from ._steps import Steps
 
 Channel = Literal["text", "reasoning", "tool_calls"]
 
@@ -445,7 +444,7 @@ class InterleavedCursor:
         self._owner = owner
         self._channels = {name: state.channel(name) for name in channels}
         self._positions = {name: channel.dropped for name, channel in self._channels.items()}
-        self._steps = 0
+        self._steps = Steps()
         for channel in self._channels.values():
             # Not a Cursor, but all that is asked of one is its place.
             channel.add_cursor(cast("Cursor[Any]", self))
@@ -459,11 +458,7 @@ class InterleavedCursor:
             await events.start()
         first = self._first()
         if first is not None or events.done or events.request_more is not None:
-            self._steps += 1
-            if self._steps % STEPS_BETWEEN_YIELDS:
-                await checkpoint_if_cancelled()
-            else:
-                await checkpoint()
+            await self._steps.take()
             first = self._first()
         while first is None:
             if events.error is not None:
@@ -471,15 +466,15 @@ class InterleavedCursor:
             if events.done:
                 raise StopAsyncIteration
             if events.request_more is None:
-                await events.wait_for_more()
-            elif not await events.request_more() and self._first() is None and not events.done:
+                await events.wait_for_more(self._steps)
+            elif await events.request_more():
+                if self._first() is None:
+                    await self._steps.take()  # what is asked for more may never wait
+            elif self._first() is None and not events.done:
                 raise StopAsyncIteration
             first = self._first()
-        channel = self._channels[first]
-        delta = channel.take(self._positions[first])
         self._positions[first] += 1
-        channel.drop_passed()
-        return cast("Delta", (first, delta))
+        return cast("Delta", (first, self._channels[first].take(self._positions[first] - 1)))
 
     def _first(self) -> Channel | None:
         """Name the projection that holds the earliest delta not taken yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import get_ident
 from typing import final
 
@@ -36,11 +37,11 @@ class Wakeup:
         self._thread = 0
         self._waiting = 0
 
-    async def wait(self) -> None:
+    async def wait(self, make_event: Callable[[], anyio.Event] = anyio.Event) -> None:
         """Wait for the next `fire()`."""
         event = self._event
         if event is None:
-            event = self._event = anyio.Event()
+            event = self._event = make_event()
             self._thread = get_ident()
             self._waiting = 0
         self._waiting += 1
