@@ -24,11 +24,12 @@ _logger = logging.getLogger(__name__)
 class AsyncGenerators:
     """The async generators that were first iterated over by what `watch()` was given."""
 
-    __slots__ = ("__weakref__", "_closed", "_collected", "_started")
+    __slots__ = ("__weakref__", "_closed", "_started")
 
     def __init__(self) -> None:
-        self._started: list[weakref.ref[AsyncGeneratorType[Any, Any]]] = []
-        self._collected: list[AsyncGeneratorType[Any, Any]] = []
+        # By identity, in the order in which they were started, which is that from the outermost inwards.
+        # One that is collected is kept, in its place: it holds those that it reads itself.
+        self._started: dict[int, Callable[[], AsyncGeneratorType[Any, Any] | None]] = {}
         self._closed = False
 
     def watch(self, awaitable: Awaitable[T]) -> _Watched[T]:
@@ -37,9 +38,7 @@ class AsyncGenerators:
 
     def are_open(self) -> bool:
         """Tell whether there is anything to close."""
-        return bool(self._collected) or any(
-            (g := ref()) is not None and g.ag_frame is not None for ref in self._started
-        )
+        return bool(self._open())
 
     async def aclose(self) -> None:
         """Close those that are not exhausted, the outermost first, as leaving them in turn would do.
@@ -47,9 +46,7 @@ class AsyncGenerators:
         What a generator raises is logged: by the time that this is called, the run's outcome is settled.
         """
         self._closed = True
-        # Those that were collected were held by nobody any more: not by the others either.
-        open_ = [g for ref in self._started if (g := ref()) is not None]
-        for generator in (*open_, *self._collected):
+        for generator in self._open():
             if generator.ag_frame is None or generator.ag_running:
                 continue
             try:
@@ -57,14 +54,24 @@ class AsyncGenerators:
             except Exception:
                 _logger.warning("closing %r failed", generator, exc_info=True)
         self._started.clear()
-        self._collected.clear()
+
+    def _open(self) -> list[AsyncGeneratorType[Any, Any]]:
+        # A copy: one may be collected in another thread at any time.
+        started = [get() for get in list(self._started.values())]
+        return [g for g in started if g is not None and g.ag_frame is not None]
 
     def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
         if len(self._started) % 64 == 63:  # a long run may start any number of short-lived ones
-            self._started = [
-                ref for ref in self._started if (g := ref()) is not None and g.ag_frame is not None
-            ]
-        self._started.append(weakref.ref(cast("AsyncGeneratorType[Any, Any]", generator)))
+            for key, get in list(self._started.items()):
+                if (g := get()) is None or g.ag_frame is None:
+                    del self._started[key]
+        # The identity may be that of one long gone.
+        self._started.pop(id(generator), None)
+        self._started[id(generator)] = weakref.ref(cast("AsyncGeneratorType[Any, Any]", generator))
+
+    def _keep(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Keep one that would be collected."""
+        self._started[id(generator)] = lambda: cast("AsyncGeneratorType[Any, Any]", generator)
 
 
 @final
@@ -86,7 +93,7 @@ class _Watched(Generic[T]):
 
         def collected(generator: AsyncGenerator[Any, Any]) -> None:
             if not generators._closed:
-                generators._collected.append(cast("AsyncGeneratorType[Any, Any]", generator))
+                generators._keep(generator)
             elif loop_hooks.finalizer is not None:
                 loop_hooks.finalizer(generator)
 
