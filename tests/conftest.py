@@ -27,6 +27,8 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+# Under the tracer of coverage an example takes several times as long, and finds no other lines.
+settings.register_profile("brief", settings.get_profile("default"), max_examples=50)
 settings.register_profile("long", settings.get_profile("default"), max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
