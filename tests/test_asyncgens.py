@@ -233,7 +233,9 @@ async def test_what_fails_to_close_holds_up_nothing(caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 3
 
 
-async def test_what_another_task_is_running_is_left_to_it() -> None:
+async def test_what_another_task_is_running_is_left_to_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     generators = AsyncGenerators()
     go_on = anyio.Event()
     held = []
@@ -258,6 +260,7 @@ async def test_what_another_task_is_running_is_left_to_it() -> None:
         await generators.aclose()
         go_on.set()
     assert got == [2]
+    assert not caplog.records
     await held[0].aclose()
 
 
@@ -306,8 +309,10 @@ async def test_short_lived_ones_leave_nothing_behind() -> None:
 
     async def run() -> None:
         for _ in range(1000):
-            assert [n async for n in nest.leaf(numbers=1)] == [0]
+            held.append(nest.leaf(numbers=1))
+            assert [n async for n in held[-1]] == [0]
 
+    held: list[Any] = []
     await generators.watch(run())
     assert len(generators._started) <= 64
 
