@@ -17,3 +17,4 @@ from ._projection import AsyncProjection as AsyncProjection
 from ._projection import AsyncTextProjection as AsyncTextProjection
 from ._queue import Queue as Queue
 from ._stream import AsyncChatModelStream as AsyncChatModelStream
+from .callbacks import AsyncIteratorCallbackHandler as AsyncIteratorCallbackHandler

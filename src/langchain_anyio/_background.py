@@ -152,6 +152,26 @@ def is_cancellation(error: BaseException) -> bool:
     )
 
 
+def current_task() -> object | None:
+    """Return the current asyncio task; `None` on trio, where a cancelled task leaves no trace."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return None if asyncio is None else asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def when_cancelled(task: Any, func: Callable[[], object]) -> Callable[[], object]:
+    """Have `func` called when an asyncio task has ended by a cancellation; return what calls that off."""
+
+    def ended(task: Any) -> None:
+        if task.cancelled():
+            func()
+
+    task.add_done_callback(ended)
+    return partial(task.remove_done_callback, ended)
+
+
 def without_cancellations(error: BaseException) -> BaseException | None:
     """Return `error`, if it is a group then what of it is no cancellation, or `None` where nothing is left."""
     if is_cancellation(error):

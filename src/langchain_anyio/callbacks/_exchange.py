@@ -1,0 +1,207 @@
+"""What a handler's producers and consumers meet at, each on whichever event loop and thread it runs.
+
+langchain-core calls the async handlers of a synchronous run on event loops of its own, one after
+the other, in the thread of that run. So what a handler keeps is guarded by a lock, and a task that waits is
+woken through its own event loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, final
+
+import anyio
+from anyio.lowlevel import checkpoint
+from typing_extensions import override
+
+from langchain_anyio._background import Loop
+from langchain_anyio._event import Event
+from langchain_anyio._queue import Queue, QueueStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._runs import Run
+
+T = TypeVar("T")
+
+
+@final
+class Bell:
+    """Wakes all who wait for it, from any thread. A waiter is noted under the lock of what it waits for."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: dict[anyio.Event, tuple[int, Loop]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def expect(self) -> anyio.Event:
+        """Return an event of the running loop that the next `ring()` sets."""
+        event = anyio.Event()
+        self._waiting[event] = (get_ident(), Loop())
+        return event
+
+    def forget(self, event: anyio.Event) -> None:
+        """Note that nobody waits for `event` any more."""
+        self._waiting.pop(event, None)
+
+    def ring(self) -> None:
+        """Wake all who wait now."""
+        waiting, self._waiting = self._waiting, {}
+        for event, (thread, loop) in waiting.items():
+            if thread == get_ident():
+                event.set()
+            else:
+                loop.call_soon(event.set)
+
+
+@final
+class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
+    """The `done` of a handler: an `Event` that may be used from any thread, and tells when it is set."""
+
+    __slots__ = ("_bell", "_lock", "_on_clear", "_on_set")
+
+    def __init__(
+        self, lock: RLock, on_set: Callable[[], None], on_clear: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._lock = lock
+        self._bell = Bell()
+        self._on_set = on_set
+        self._on_clear = on_clear
+
+    @override
+    def set(self) -> None:
+        with self._lock:
+            self.mark()
+            self._on_set()
+
+    @override
+    def clear(self) -> None:
+        with self._lock:
+            super().clear()
+            self._on_clear()
+
+    def mark(self) -> None:
+        """Set the flag and wake every waiter, but tell nobody of it."""
+        super().set()
+        self._bell.ring()
+
+    @override
+    async def wait(self) -> Literal[True]:
+        with self._lock:
+            event = None if self.is_set() else self._bell.expect()
+        if event is None:
+            await checkpoint()
+        else:
+            try:
+                await event.wait()
+            finally:
+                self._bell.forget(event)
+        return True
+
+
+@final
+class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those who use it
+    """The `queue` of a handler: a `Queue` that may be used from any thread, and knows each item's run.
+
+    Invariant: `_runs[i]` is the run of the item at place `i`.
+    """
+
+    __slots__ = ("_lock", "_runs", "_unknown", "news", "readers", "released", "room")
+
+    def __init__(self, max_buffer_size: float, lock: RLock, unknown: Callable[[], Run]) -> None:
+        super().__init__(max_buffer_size)
+        self._lock = lock
+        self._runs: deque[Run] = deque()
+        self._unknown = unknown
+        self.news = Bell()
+        self.room = Bell()
+        self.readers = 0
+        """How many iterators there are that read from it."""
+        self.released = False
+        """Whether the last of them has left for good, so that there is nobody to hold a model back for."""
+
+    @property
+    def first_run(self) -> Run:
+        return self._runs[0]
+
+    @override
+    def put_nowait(self, item: T) -> None:
+        self.put_of(self._unknown(), item)
+
+    def put_of(self, run: Run, item: T) -> None:
+        """Append an item that belongs to `run`, as `put_nowait()` does."""
+        with self._lock:
+            super().put_nowait(item)
+            self._runs.append(run)
+            self.news.ring()
+
+    @override
+    async def put(self, item: T) -> None:
+        await self._checkpoint()
+        while True:
+            with self._lock:
+                try:
+                    return self.put_nowait(item)
+                except anyio.WouldBlock:
+                    event = self.room.expect()
+            await self.wait_for(self.room, event)
+
+    @override
+    def get_nowait(self) -> T:
+        with self._lock:
+            item = super().get_nowait()
+            self._runs.popleft()
+            self.room.ring()
+            return item
+
+    @override
+    async def get(self) -> T:
+        await self._checkpoint()
+        while True:
+            with self._lock:
+                try:
+                    return self.get_nowait()
+                except anyio.WouldBlock:
+                    event = self.expect_news()
+            await self.wait_for(self.news, event)
+
+    @override
+    def close(self) -> None:
+        with self._lock:
+            super().close()
+            self.news.ring()
+            self.room.ring()
+
+    @override
+    def statistics(self) -> QueueStatistics:
+        return QueueStatistics(self._used, self._max_buffer_size, len(self.room), len(self.news))
+
+    def expect_news(self) -> anyio.Event:
+        """Return an event that is set when there may be an item; to be called under the lock."""
+        event = self.news.expect()
+        # Who waits makes room in a queue without a buffer.
+        self.room.ring()
+        return event
+
+    async def wait_for(self, bell: Bell, event: anyio.Event) -> None:
+        try:
+            await event.wait()
+        finally:
+            bell.forget(event)
+
+    def move(self, wanted: Callable[[Run], bool], target: TokenQueue[T]) -> None:
+        """Hand the items of the wanted runs to `target`, in their order; to be called under the lock."""
+        for _ in range(self._used):
+            run = self.first_run
+            item = self.get_nowait()
+            (target if wanted(run) else self).put_of(run, item)
+
+    @override
+    def _has_room(self) -> bool:
+        return self.released or self._used < self._max_buffer_size + len(self.news)

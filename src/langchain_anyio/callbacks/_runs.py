@@ -1,0 +1,359 @@
+"""The runs that a handler is told of: which belong together, what they said, how they ended."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from langchain_anyio._background import current_task, when_cancelled
+from langchain_anyio._errors import StreamCancelledError
+from langchain_anyio._projection import sharable
+
+from ._exchange import DoneEvent, TokenQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UNKNOWN: Final = UUID(int=0)
+"""Stands for the run of what was said without one, as by a subclass that puts into `queue` itself."""
+
+# Runs that have ended and whose tokens were all taken; asking for their tokens once more is no error.
+_REMEMBERED = 1024
+
+
+@final
+class Span:
+    """From the start of an outermost run until no outermost run is open: what one plain iteration reads.
+
+    Attributes:
+        number: Counts the spans of a handler.
+        open: Number of outermost runs that go on.
+        unread: Number of those whose end no iterator has seen that reads one run alone.
+        ended: Whether the last of them has ended.
+        error: The error of the first that failed.
+        unknown: The run of what is said in this span without a run.
+    """
+
+    __slots__ = ("ended", "error", "number", "open", "unknown", "unread")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.open = 0
+        self.unread = 0
+        self.ended = False
+        self.error: Failure | None = None
+        self.unknown = Run(UNKNOWN, self)
+
+    def gives(self, run: Run, /) -> bool:
+        """Tell whether an iteration over this takes a token of `run`: also one that was left before."""
+        return run.span is not None and run.span.number <= self.number
+
+
+@final
+class Failure:
+    """An error with the traceback it came with, to be raised any number of times."""
+
+    __slots__ = ("_error", "_traceback")
+
+    def __init__(self, error: BaseException) -> None:
+        # A generator that is closed is a run that is cancelled.
+        if isinstance(error, GeneratorExit):
+            error = StreamCancelledError()
+        self._error = sharable(error)
+        self._traceback = self._error.__traceback__
+
+    def throw(self) -> NoReturn:
+        """Raise the error."""
+        raise self._error.with_traceback(self._traceback)
+
+
+@final
+class Run:
+    """One run of a model, a chain, a tool or a retriever.
+
+    Attributes:
+        id: Its id.
+        span: The span that it is part of; `None` for a run that is waited for and has not started.
+        parent: The run that it is part of, as far as the handler was told of it.
+        queue: Where its tokens go and those of the runs that are part of it, if not where its parent's go.
+        ended: Whether it has ended.
+        error: How, if by an error.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ahead",
+        "_speaks",
+        "_task",
+        "_unwatch",
+        "ended",
+        "error",
+        "id",
+        "parent",
+        "queue",
+        "span",
+    )
+
+    def __init__(self, id: UUID, span: Span | None) -> None:
+        self.id = id
+        self.span = span
+        self.parent: Run | None = None
+        self.queue: TokenQueue[str] | None = None
+        self.ended = False
+        self.error: Failure | None = None
+        self._speaks = False
+        self._ahead = 0
+        self._task: object = None
+        self._unwatch: Callable[[], object] | None = None
+
+    def gives(self, _run: Run, /) -> bool:
+        """Tell whether an iteration over the queue of this run takes a token of another one that is in it."""
+        return True
+
+    def is_within(self, run: Run) -> bool:
+        """Tell whether this is `run` or a part of it."""
+        inner: Run | None = self
+        while inner is not None and inner is not run:
+            inner = inner.parent
+        return inner is run
+
+    # One text comes by up to two ways: as the tokens that the model tells of, before or after it yields them, and
+    # as the events of what it yielded.
+
+    def told(self, text: str) -> str:
+        """Return what is new of a token that the model told of."""
+        if text:
+            self._speaks = True
+            if self._ahead:
+                skipped = min(self._ahead, len(text))
+                self._ahead -= skipped
+                return text[skipped:]
+        return text
+
+    def shown(self, text: str) -> str:
+        """Return what is new of a piece of text in an event."""
+        if self._speaks:
+            return ""
+        self._ahead += len(text)
+        return text
+
+    # langchain-core does not tell of the end of a model that was called alone, by `ainvoke()`, and was cancelled.
+
+    def watch(self, cancelled: Callable[[Run], None]) -> None:
+        """Note that the current task runs it, so that its cancellation is the run's."""
+        task = current_task()
+        if task is not None and task is not self._task:
+            self.unwatch()
+            self._task = task
+            self._unwatch = when_cancelled(task, lambda: cancelled(self))
+
+    def unwatch(self) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = self._task = None
+
+
+@final
+class Runs:
+    """All runs that one handler is told of, and the queues that their tokens go to.
+
+    All methods are sync and take the lock.
+    """
+
+    __slots__ = (
+        "_by_hand",
+        "_ended_alone",
+        "_known",
+        "_max_buffer_size",
+        "_open",
+        "_recent",
+        "_spans",
+        "done",
+        "hands",
+        "lock",
+        "queue",
+    )
+
+    def __init__(self, max_buffer_size: float = math.inf) -> None:
+        self.lock = RLock()
+        self._max_buffer_size = max_buffer_size
+        self.queue: TokenQueue[str] = self._new_queue()
+        self.done = DoneEvent(self.lock, self._set_by_hand, self._cleared_by_hand)
+        self.hands = 0
+        """How often `done` was set by hand."""
+        self._by_hand = False
+        self._ended_alone = False
+        self._open: dict[UUID, Run] = {}
+        self._known: WeakValueDictionary[UUID, Run] = WeakValueDictionary()
+        self._recent: deque[Run] = deque(maxlen=_REMEMBERED)
+        # Those that no plain iteration has read to the end. The last one is where the next outermost run belongs.
+        self._spans = deque([Span(0)])
+
+    def _new_queue(self) -> TokenQueue[str]:
+        return TokenQueue(self._max_buffer_size, self.lock, lambda: self._spans[-1].unknown)
+
+    # What the handler is told
+
+    def start(self, run_id: UUID | None, parent_id: UUID | None) -> Run:
+        """Note that a run has started."""
+        run_id = run_id or UNKNOWN
+        with self.lock:
+            run = self._known.get(run_id)
+            if run is None or run.span is not None:
+                run = Run(run_id, None)
+                self._known[run_id] = run
+            run.parent = None if parent_id is None else self._open.get(parent_id)
+            if run.parent is None:
+                run.span = self._spans[-1]
+                run.span.open += 1
+                run.span.unread += 1
+                self.done.clear()
+            else:
+                run.span = run.parent.span
+            self._open[run_id] = run
+            return run
+
+    def get(self, run_id: UUID | None, parent_id: UUID | None) -> Run:
+        """Return an open run, which starts now if its start went by unnoticed."""
+        return self._open.get(run_id or UNKNOWN) or self.start(run_id, parent_id)
+
+    def end(
+        self, run_id: UUID | None, parent_id: UUID | None, error: BaseException | None = None
+    ) -> None:
+        """Note that a run has ended; only the first end counts."""
+        with self.lock:
+            known = self._known.get(run_id or UNKNOWN)
+            if known is None or not known.ended:
+                self._end(self.get(run_id, parent_id), error)
+
+    def cancel(self, run: Run) -> None:
+        """Note that a run was cancelled, unless it is known to have ended."""
+        with self.lock:
+            if not run.ended:
+                self._end(run, StreamCancelledError())
+
+    def _end(self, run: Run, error: BaseException | None) -> None:
+        run.unwatch()
+        run.ended = True
+        run.error = None if error is None else Failure(error)
+        self._recent.append(run)
+        if self._open.get(run.id) is run:
+            del self._open[run.id]
+        if run.queue is not None:
+            run.queue.news.ring()
+        if run.parent is None and run.span is not None:
+            span = run.span
+            span.open -= 1
+            span.error = span.error or run.error
+            # What is part of it and did not tell of its end will not do so any more.
+            for inner in [inner for inner in self._open.values() if inner.is_within(run)]:
+                self._end(inner, error)
+            if not span.open:
+                self._end_span(span)
+
+    def _end_span(self, span: Span) -> None:
+        span.ended = True
+        if span is self._spans[-1]:
+            self._spans.append(Span(span.number + 1))
+            self._ended_alone = True
+            self.done.mark()
+        self.queue.news.ring()
+
+    # `done`, set and cleared by others
+
+    def _set_by_hand(self) -> None:
+        self.hands += 1
+        span = self._spans[-1]
+        if span.open or not self._ended_alone:
+            self._by_hand = True
+        # Who sets `done` after each run means the one that has just ended, not the next one.
+        self._ended_alone = False
+        for queue in self._queues():
+            # Iterations end now, and no model is held back for them.
+            queue.released = queue.released or bool(self._open)
+            queue.news.ring()
+            queue.room.ring()
+
+    def _cleared_by_hand(self) -> None:
+        self._by_hand = self._ended_alone = False
+
+    def _queues(self) -> list[TokenQueue[str]]:
+        claims = [run.queue for run in self._known.values() if run.queue is not None]
+        return [self.queue, *claims]
+
+    # Reading
+
+    def queue_of(self, run: Run) -> TokenQueue[str]:
+        """Return the queue that the tokens of `run` go to."""
+        inner: Run | None = run
+        while inner is not None:
+            if inner.queue is not None:
+                return inner.queue
+            inner = inner.parent
+        return self.queue
+
+    def claim(self, run_id: UUID) -> Run:
+        """Have the tokens of a run and of all its parts go to a queue of its own; return the run."""
+        with self.lock:
+            run = self._known.get(run_id)
+            if run is None:
+                run = self._known[run_id] = Run(run_id, None)
+            if run.queue is None:
+                source = self.queue_of(run)
+                queue = self._new_queue()
+                source.move(lambda inner: inner.is_within(run), queue)
+                run.queue = queue
+            return run
+
+    def next_span(self) -> Span:
+        """Return the span that an iteration that begins now reads."""
+        return self._spans[0]
+
+    def is_by_hand(self, hands: int) -> bool:
+        """Tell whether `done` was set by hand for an iteration that began when it had been so `hands` times."""
+        return self._by_hand or self.hands != hands
+
+    def read_span(self, span: Span) -> None:
+        """Note that an iteration has come to the end of `span`."""
+        self._by_hand = False
+        self._forget_span(span)
+
+    def _forget_span(self, span: Span) -> None:
+        if span in self._spans:
+            self._spans.remove(span)
+            if not self._spans:
+                self._spans.append(Span(span.number + 1))
+
+    def read_run(self, run: Run) -> None:
+        """Note that an iteration over the tokens of `run` alone has come to its end."""
+        if run.queue is None or run.span is None or not run.ended:
+            return
+        run.queue = None
+        if run.parent is None:
+            run.span.unread -= 1
+            if run.span.ended and not run.span.unread:
+                self._forget_span(run.span)
+
+
+def text_of(token: str | list[Any]) -> str:
+    """Return the text in a token, which may be a list of content blocks."""
+    if isinstance(token, str):
+        return token
+    return "".join(
+        part if isinstance(part, str) else part.get("text") or ""
+        for part in token
+        if isinstance(part, str) or part.get("type", "text") == "text"
+    )
+
+
+def text_in(event: Any) -> str:
+    """Return the text that comes with an event of the content-block protocol."""
+    if event.get("event") == "content-block-delta":
+        delta = event.get("delta") or {}
+        if delta.get("type") == "text-delta":
+            return delta.get("text") or ""
+    return ""

@@ -1,0 +1,1100 @@
+"""`AsyncIteratorCallbackHandler`: told by hand, by `open_stream`, and by langchain-core."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+from cancelling import Victim, settle, ways_to_cancel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.language_models import FakeStreamingListLLM
+from langchain_core.outputs import LLMResult
+from langchain_core.runnables import RunnableLambda
+from models import AEventsModel, AGenerateModel, AStreamModel, Gate, GenerateModel, StreamModel
+
+from langchain_anyio import (
+    AsyncIteratorCallbackHandler,
+    Event,
+    Queue,
+    StreamCancelledError,
+    callbacks,
+    open_stream,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.anyio
+
+END = LLMResult(generations=[])
+
+
+class Speaker:
+    """A run that is told of by hand."""
+
+    def __init__(
+        self, handler: AsyncIteratorCallbackHandler, parent: Speaker | None = None
+    ) -> None:
+        self.handler = handler
+        self.id = uuid4()
+        self.kwargs: Any = {"run_id": self.id, "parent_run_id": parent and parent.id}
+
+    async def start(self) -> Speaker:
+        await self.handler.on_llm_start({}, ["prompt"], **self.kwargs)
+        return self
+
+    async def say(self, *tokens: Any) -> Speaker:
+        for token in tokens:
+            await self.handler.on_llm_new_token(token, **self.kwargs)
+        return self
+
+    async def end(self, error: BaseException | None = None) -> None:
+        if error is None:
+            await self.handler.on_llm_end(END, **self.kwargs)
+        else:
+            await self.handler.on_llm_error(error, **self.kwargs)
+
+
+class Chain(Speaker):
+    async def start(self) -> Chain:
+        await self.handler.on_chain_start({}, {}, **self.kwargs)
+        return self
+
+    async def end(self, error: BaseException | None = None) -> None:
+        if error is None:
+            await self.handler.on_chain_end({}, **self.kwargs)
+        else:
+            await self.handler.on_chain_error(error, **self.kwargs)
+
+
+async def run(
+    handler: AsyncIteratorCallbackHandler, *tokens: Any, error: BaseException | None = None
+) -> UUID:
+    """A bare model call from its start to its end."""
+    speaker = await Speaker(handler).start()
+    await speaker.say(*tokens)
+    await speaker.end(error)
+    return speaker.id
+
+
+async def all_of(iterator: Any) -> list[Any]:
+    with anyio.fail_after(10):
+        return [item async for item in iterator]
+
+
+class Reader:
+    """A task that iterates, and what it has got."""
+
+    def __init__(self, group: Any, iterable: Any) -> None:
+        self.got: list[Any] = []
+        self.error: BaseException | None = None
+        self.over = False
+        self.scope = anyio.CancelScope()
+        group.start_soon(self._read, iterable)
+
+    async def _read(self, iterable: Any) -> None:
+        with self.scope:
+            try:
+                async for item in iterable:
+                    self.got.append(item)
+            except Exception as exc:
+                self.error = exc
+            self.over = True
+
+
+# What it is
+
+
+def test_is_what_the_original_is() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    assert isinstance(handler.queue, Queue)
+    assert isinstance(handler.done, Event)
+    assert handler.always_verbose
+    assert not handler.done.is_set()
+    assert AsyncIteratorCallbackHandler.__module__ == "langchain_anyio"
+    assert callbacks.AsyncIteratorCallbackHandler is AsyncIteratorCallbackHandler
+    assert AsyncIteratorCallbackHandler(3).queue.statistics().max_buffer_size == 3
+
+
+@pytest.mark.parametrize("size", (-1, 1.5, math.nan, None))
+def test_refuses_a_size_that_is_none(size: Any) -> None:
+    with pytest.raises(ValueError, match="max_buffer_size"):
+        AsyncIteratorCallbackHandler(size)
+
+
+async def test_gives_the_text_of_tokens() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    blocks = [
+        "a",
+        {"type": "text", "text": "b", "index": 0},
+        {"type": "reasoning", "reasoning": "hm", "index": 1},
+        {"type": "tool_use", "input": {}},
+        {"text": "c"},
+    ]
+    await run(handler, "x", "", blocks, [], [{"type": "thinking", "thinking": "hm"}], "y")
+    assert await all_of(handler) == ["x", "abc", "y"]
+
+
+# When iteration begins and ends
+
+
+async def test_begins_before_during_or_after_the_run() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        before = Reader(group, handler)
+        await settle()
+        speaker = await Speaker(handler).start()
+        await speaker.say("a")
+        await settle()
+        assert before.got == ["a"]
+        before.scope.cancel()
+        await settle()
+        await speaker.say("b")
+        during = Reader(group, handler)
+        await settle()
+        assert during.got == ["b"]
+        during.scope.cancel()
+        await settle()
+        await speaker.say("c", "d")
+        await speaker.end()
+    assert handler.done.is_set()
+    assert await all_of(handler) == ["c", "d"]
+
+
+async def test_many_tokens_before_iteration_begins() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    await run(handler, *map(str, range(20_000)))
+    assert await all_of(handler.aiter()) == [str(number) for number in range(20_000)]
+
+
+async def test_waits_for_the_next_run_once_one_was_read() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    for number in range(3):
+        async with anyio.create_task_group() as group:
+            reader = Reader(group, handler)
+            await settle()
+            assert not reader.over
+            await run(handler, str(number), "x")
+        assert reader.got == [str(number), "x"]
+
+
+async def test_each_unread_run_is_an_iteration() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    await run(handler, "a", "b")
+    await run(handler)
+    await run(handler, "c", error=ValueError("no"))
+    await run(handler, "d")
+    assert await all_of(handler) == ["a", "b"]
+    assert await all_of(handler) == []
+    with pytest.raises(ValueError, match="no"):
+        await all_of(handler)
+    assert await all_of(handler) == ["d"]
+
+
+async def test_ends_with_the_outermost_run() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        agent = await Chain(handler).start()
+        for answer in ("call a tool", "the answer"):
+            step = await Chain(handler, agent).start()
+            model = await Speaker(handler, step).start()
+            await model.say(answer)
+            await model.end()
+            await handler.on_tool_start({}, "2", run_id=(tool := uuid4()), parent_run_id=agent.id)
+            await handler.on_tool_end("4", run_id=tool, parent_run_id=agent.id)
+            await step.end()
+            await settle()
+            assert not handler.done.is_set()
+            assert not reader.over
+        await agent.end()
+    assert reader.got == ["call a tool", "the answer"]
+    assert handler.done.is_set()
+
+
+async def test_ends_when_the_last_of_overlapping_runs_does() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        one, two = await Speaker(handler).start(), await Speaker(handler).start()
+        await one.say("1")
+        await one.end()
+        await two.say("2")
+        await settle()
+        assert not reader.over
+        await two.end()
+    assert reader.got == ["1", "2"]
+
+
+async def test_a_call_that_fails_before_the_model_is_reached() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        chain = await Chain(handler).start()
+        await chain.end(ValueError("no such prompt"))
+    assert repr(reader.error) == "ValueError('no such prompt')"
+
+
+async def test_runs_whose_start_went_by_unnoticed() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    speaker = await Speaker(handler).say("a")
+    await speaker.end()
+    assert await all_of(handler) == ["a"]
+    with pytest.raises(KeyError):
+        await run_nothing(handler, KeyError("x"))
+
+
+async def run_nothing(handler: AsyncIteratorCallbackHandler, error: BaseException) -> None:
+    await Speaker(handler).end(error)
+    await all_of(handler)
+
+
+async def test_works_without_any_run_id() -> None:
+    handler: Any = AsyncIteratorCallbackHandler()
+    for _ in range(2):
+        await handler.on_llm_start({}, [])
+        await handler.on_llm_new_token("a")
+        await handler.on_llm_end(END)
+        assert await all_of(handler) == ["a"]
+
+
+async def test_an_end_told_twice_counts_once() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    speaker = await Speaker(handler).start()
+    await speaker.say("a")
+    await speaker.end()
+    await speaker.end(ValueError("late"))
+    assert await all_of(handler) == ["a"]
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        await settle()
+        assert not reader.over
+        await run(handler, "b")
+    assert reader.got == ["b"]
+
+
+async def test_an_inner_run_that_never_ends() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    chain = await Chain(handler).start()
+    await (await Speaker(handler, chain).start()).say("a")
+    await chain.end()
+    assert await all_of(handler) == ["a"]
+    await run(handler, "b")
+    assert await all_of(handler) == ["b"]
+
+
+# `done` by hand
+
+
+async def test_done_by_hand_ends_iteration_after_what_is_there() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        speaker = await Speaker(handler).start()
+        await speaker.say("a")
+        await settle()
+        await speaker.say("b")
+        handler.done.set()
+        await speaker.say("c")
+    assert reader.got[:2] == ["a", "b"]
+    await speaker.end()
+    # What came later is not lost.
+    async with anyio.create_task_group() as group:
+        later = Reader(group, handler)
+        await settle()
+        await run(handler, "d")
+    assert [*reader.got, *later.got] == ["a", "b", "c", "d"]
+
+
+async def test_done_by_hand_ends_iteration_under_a_flood_of_tokens() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    speaker = await Speaker(handler).start()
+    got = []
+    async for token in handler:
+        got.append(token)
+        await speaker.say("x")
+        if len(got) == 10:
+            handler.done.set()
+        assert len(got) < 100
+        if len(got) == 1:
+            await speaker.say("x")
+
+
+async def test_done_by_hand_before_anything() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    handler.done.set()
+    assert await all_of(handler) == []
+    handler.queue.put_nowait("x")
+    handler.done.set()
+    assert await all_of(handler) == ["x"]
+
+
+async def test_done_by_hand_ends_who_waits_for_a_run_that_never_comes() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    await run(handler, "a")
+    assert await all_of(handler) == ["a"]
+    async with anyio.create_task_group() as group:
+        readers = [Reader(group, handler) for _ in range(3)]
+        readers.append(Reader(group, handler.aiter(run_id=uuid4())))
+        await settle()
+        handler.done.set()
+    assert [reader.got for reader in readers] == [[]] * 4
+
+
+async def test_done_by_hand_after_each_run_does_not_end_the_next_iteration() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    for number in range(3):
+        async with anyio.create_task_group() as group:
+            reader = Reader(group, handler)
+            await settle()
+            await run(handler, str(number))
+            handler.done.set()
+        assert reader.got == [str(number)]
+        handler.done.set()
+        handler.done.clear()
+
+
+async def test_waiting_for_done() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        victims = [Victim(group, handler.done.wait) for _ in range(2)]
+        await settle()
+        victims[0].cancel("scope")
+        await settle()
+        await run(handler)
+        handler.done.clear()
+    assert [victim.outcome for victim in victims] == ["cancelled", "returned"]
+    handler.done.set()
+    assert await handler.done.wait() is True
+
+
+# Errors
+
+
+async def test_the_error_comes_after_the_tokens() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    error = ZeroDivisionError("half way")
+    await run(handler, "a", "b", error=error)
+    got = []
+    with pytest.raises(ZeroDivisionError) as caught:
+        async for token in handler:
+            got.append(token)
+    assert got == ["a", "b"]
+    assert caught.value is error
+
+
+async def test_all_who_iterate_see_the_error_and_it_does_not_grow() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    try:
+        raise ZeroDivisionError  # noqa: TRY301
+    except ZeroDivisionError as exc:
+        error = exc
+    async with anyio.create_task_group() as group:
+        readers = [Reader(group, handler) for _ in range(20)]
+        await settle()
+        await run(handler, error=error)
+    assert [reader.error for reader in readers] == [error] * 20
+    depth, frame = 0, error.__traceback__
+    while frame is not None:
+        depth, frame = depth + 1, frame.tb_next
+    assert depth < 8
+
+
+async def test_silence_on_errors_where_asked_for() -> None:
+    handler = AsyncIteratorCallbackHandler(raise_on_error=False)
+    run_id = await run(handler, "a", error=ValueError())
+    assert await all_of(handler) == ["a"]
+    run_id = await run(handler, "a", error=ValueError())
+    assert await all_of(handler.aiter(run_id=run_id)) == ["a"]
+
+
+async def test_an_error_that_was_recovered_from_is_none() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    chain = await Chain(handler).start()
+    first = await Speaker(handler, chain).start()
+    await first.say("a")
+    await first.end(ValueError())
+    second = await Speaker(handler, chain).start()
+    await second.say("b")
+    await second.end()
+    await chain.end()
+    assert await all_of(handler) == ["a", "b"]
+
+
+async def test_a_cancellation_is_never_raised_to_others() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    speaker = await Speaker(handler).start()
+    await speaker.say("a")
+    cancelled: BaseException | None = None
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.sleep_forever()
+        except BaseException as exc:
+            cancelled = exc
+            raise
+    assert cancelled is not None
+    await speaker.end(cancelled)
+    with pytest.raises(StreamCancelledError):
+        await all_of(handler)
+    await run(handler, error=GeneratorExit())
+    with pytest.raises(StreamCancelledError):
+        await all_of(handler)
+
+
+async def test_after_its_end_an_iterator_stays_ended() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    iterator = handler.aiter()
+    await run(handler, error=ValueError())
+    with pytest.raises(ValueError):
+        await all_of(iterator)
+    await run(handler, "a")
+    assert await all_of(iterator) == []
+    assert await all_of(handler) == ["a"]
+
+
+# Several at a time
+
+
+async def test_iterators_share_out_the_tokens() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        readers = [Reader(group, handler) for _ in range(3)]
+        speaker = await Speaker(handler).start()
+        for number in range(100):
+            await speaker.say(f"{number:02}")
+            await settle() if number % 9 == 0 else None
+        await speaker.end()
+    assert sorted(token for reader in readers for token in reader.got) == [
+        f"{number:02}" for number in range(100)
+    ]
+
+
+async def test_parallel_runs_never_mix() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    speakers = [Speaker(handler) for _ in range(3)]
+    async with anyio.create_task_group() as group:
+        readers = [Reader(group, handler.aiter(run_id=s.id)) for s in speakers[:2]]
+        others = Reader(group, handler)
+        for speaker in speakers:
+            await speaker.start()
+        for number in range(5):
+            for name, speaker in zip("abc", speakers, strict=True):
+                await speaker.say(f"{name}{number}")
+        await speakers[0].end()
+        await settle()
+        assert [reader.over for reader in readers] == [True, False]
+        await speakers[1].end(ValueError("b"))
+        await speakers[2].end()
+    assert [reader.got for reader in (*readers, others)] == [
+        [f"{name}{number}" for number in range(5)] for name in "abc"
+    ]
+    assert repr(readers[1].error) == "ValueError('b')"
+
+
+async def test_a_run_by_its_id_after_it_has_ended() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    one, two = await Speaker(handler).start(), await Speaker(handler).start()
+    for speaker, token in ((one, "a"), (two, "b"), (one, "c"), (two, "d")):
+        await speaker.say(token)
+    await one.end()
+    await two.end()
+    assert await all_of(handler.aiter(run_id=two.id)) == ["b", "d"]
+    assert await all_of(handler) == ["a", "c"]
+    assert await all_of(handler.aiter(run_id=two.id)) == []
+    # Both runs were read: who iterates now waits for the next.
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        await settle()
+        assert not reader.over
+        reader.scope.cancel()
+
+
+async def test_runs_read_by_their_ids_alone_leave_nothing_behind() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    for _ in range(3):
+        assert await all_of(handler.aiter(run_id=await run(handler, "a"))) == ["a"]
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        await settle()
+        assert not reader.over
+        await run(handler, "b")
+    assert reader.got == ["b"]
+
+
+async def test_a_run_by_its_id_gives_the_tokens_of_all_its_parts() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    chain = await Chain(handler).start()
+    models = [await Speaker(handler, chain).start() for _ in range(2)]
+    await models[0].say("a")
+    await models[1].say("b")
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler.aiter(run_id=chain.id))
+        await settle()
+        part = Reader(group, handler.aiter(run_id=models[1].id))
+        await settle()
+        await models[0].say("c")
+        await models[1].say("d")
+        await models[1].end()
+        await settle()
+        assert part.over
+        await models[0].end()
+        await settle()
+        assert not reader.over
+        await chain.end()
+    assert (reader.got, part.got) == (["a", "b", "c"], ["d"])
+
+
+async def test_runs_gives_ids_and_tokens_in_order_of_arrival() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    chain = await Chain(handler).start()
+    models = [await Speaker(handler, chain).start() for _ in range(2)]
+    for number in (0, 1, 1, 0):
+        await models[number].say(str(number))
+    handler.queue.put_nowait("by hand")
+    await chain.end()
+    assert await all_of(handler.runs()) == [
+        (models[0].id, "0"),
+        (models[1].id, "1"),
+        (models[1].id, "1"),
+        (models[0].id, "0"),
+        (UUID(int=0), "by hand"),
+    ]
+
+
+# Cancellation and leaving
+
+
+@pytest.mark.parametrize("delay", range(5))
+async def test_nothing_is_lost_whoever_is_cancelled(
+    delay: int, anyio_backend: tuple[str, Any]
+) -> None:
+    for how in ways_to_cancel(anyio_backend):
+        handler = AsyncIteratorCallbackHandler()
+        got: list[str] = []
+        async with anyio.create_task_group() as group:
+
+            async def read() -> None:
+                async for token in handler:  # noqa: B023
+                    got.append(token)  # noqa: B023
+
+            speaker = await Speaker(handler).start()
+            for number in range(60):
+                victim = Victim(group, read)
+                for _ in range(number % 3 + 1):
+                    await anyio.lowlevel.checkpoint()
+                await speaker.say(f"{number}")
+                for _ in range(delay):
+                    await anyio.lowlevel.checkpoint()
+                victim.cancel(how)
+            await speaker.end()
+            await settle()
+            got += await all_of(handler)
+        assert got == [str(number) for number in range(60)], how
+
+
+async def test_a_cancelled_consumer_leaves_no_task_behind() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    before = len(anyio.get_running_tasks())
+    for _ in range(10):
+        with anyio.move_on_after(0):
+            await all_of(handler)
+    await settle()
+    assert len(anyio.get_running_tasks()) == before
+    assert handler.queue.statistics().tasks_waiting_get == 0
+
+
+async def test_every_step_is_a_checkpoint() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    await run(handler, *"abcd")
+    got = []
+    with anyio.CancelScope() as scope:
+        async for token in handler:
+            got.append(token)
+            if token == "b":
+                scope.cancel()
+    assert got == ["a", "b"]
+    assert await all_of(handler) == ["c", "d"]
+
+
+async def test_a_long_drain_lets_others_run() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    await run(handler, *"x" * 1000)
+    steps = 0
+    async with anyio.create_task_group() as group:
+
+        async def other() -> None:
+            nonlocal steps
+            while True:
+                steps += 1
+                await anyio.lowlevel.checkpoint()
+
+        group.start_soon(other)
+        await all_of(handler)
+        group.cancel_scope.cancel()
+    assert steps >= 1000 // 64
+
+
+async def test_closing_an_iterator_ends_it_alone() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    iterator = handler.aiter()
+    async with anyio.create_task_group() as group:
+        closed, other = Reader(group, iterator), Reader(group, handler)
+        await settle()
+        await iterator.aclose()
+        await iterator.aclose()
+        await settle()
+        assert (closed.over, other.over) == (True, False)
+        await run(handler, "a")
+    assert (closed.got, other.got) == ([], ["a"])
+    assert await all_of(iterator) == []
+
+
+# A bounded buffer
+
+
+async def test_a_bounded_buffer_holds_the_model_back() -> None:
+    handler = AsyncIteratorCallbackHandler(2)
+    said: list[int] = []
+    async with anyio.create_task_group() as group:
+
+        async def speak() -> None:
+            speaker = await Speaker(handler).start()
+            for number in range(8):
+                await speaker.say(str(number))
+                said.append(number)
+            await speaker.end()
+
+        group.start_soon(speak)
+        await settle()
+        assert len(said) == 2
+        iterator = handler.aiter()
+        for number in range(1, 5):
+            await iterator.__anext__()
+            await settle()
+            assert len(said) == 2 + number
+        assert await all_of(iterator) == ["4", "5", "6", "7"]
+
+
+async def test_without_a_buffer_each_token_waits_to_be_asked_for() -> None:
+    handler = AsyncIteratorCallbackHandler(0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, handler, *"abc")
+        await settle()
+        assert handler.queue.empty()
+        assert await all_of(handler) == ["a", "b", "c"]
+
+
+async def test_a_token_held_back_and_cancelled_was_not_taken() -> None:
+    handler = AsyncIteratorCallbackHandler(1)
+    speaker = await Speaker(handler).start()
+    await speaker.say("a")
+    with anyio.move_on_after(0) as scope:
+        await speaker.say("b")
+    assert scope.cancelled_caught
+    await speaker.end()
+    assert await all_of(handler) == ["a"]
+
+
+@pytest.mark.parametrize("how", ("break", "close", "error", "cancel", "done"))
+async def test_who_leaves_for_good_does_not_leave_the_model_blocked(how: str) -> None:
+    handler = AsyncIteratorCallbackHandler(1)
+    kept: list[BaseException] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(run, handler, *"abcdef"))
+
+        async def read() -> None:
+            iterator = handler.aiter()
+            if how == "close":
+                async with aclosing(iterator):
+                    await iterator.__anext__()
+                return
+            del iterator
+            async for _ in handler:
+                if how == "break":
+                    break
+                if how == "error":
+                    raise ValueError
+                if how == "cancel":
+                    with anyio.CancelScope() as scope:
+                        scope.cancel()
+                        await anyio.lowlevel.checkpoint()
+                    await anyio.sleep_forever()
+                handler.done.set()
+
+        with anyio.move_on_after(0.05 if how == "cancel" else math.inf):
+            try:
+                await read()
+            except ValueError as exc:
+                kept.append(exc)  # and so its frames
+        await settle()
+        with anyio.fail_after(5):
+            await handler.done.wait()
+    if how != "done":
+        assert await all_of(handler) == ["b", "c", "d", "e", "f"]
+
+
+async def test_an_error_kept_within_a_step_does_not_hold_the_model_back() -> None:
+    handler = AsyncIteratorCallbackHandler(1)
+    speaker = await Speaker(handler).start()
+    async with anyio.create_task_group() as group:
+        kept: list[BaseException] = []
+
+        async def read() -> None:
+            try:
+                async for _ in handler:
+                    pass
+            except BaseException as exc:
+                kept.append(exc)
+                raise
+
+        victim = Victim(group, read)
+        await settle()
+        victim.cancel("scope")
+        await settle()
+        with anyio.fail_after(5):
+            await speaker.say(*"abc")
+        await speaker.end()
+    assert len(kept) == 1
+    kept.clear()
+    assert await all_of(handler) == ["a", "b", "c"]
+
+
+async def test_who_comes_back_holds_the_model_back_again() -> None:
+    handler = AsyncIteratorCallbackHandler(1)
+    speaker = await Speaker(handler).start()
+    await speaker.say("a")
+    async for _ in handler:
+        break
+    await speaker.say("b", "c")
+    iterator = handler.aiter()
+    assert await iterator.__anext__() == "b"
+    with anyio.move_on_after(0) as scope:
+        await speaker.say("d")
+    assert scope.cancelled_caught
+
+
+async def test_runs_read_one_after_the_other_by_id_do_not_block_each_other() -> None:
+    handler = AsyncIteratorCallbackHandler(2)
+    speakers = [Speaker(handler) for _ in range(3)]
+
+    async def speak(speaker: Speaker, name: str) -> None:
+        await speaker.start()
+        await speaker.say(*(f"{name}{number}" for number in range(9)))
+        await speaker.end()
+
+    async with anyio.create_task_group() as group:
+        for speaker, name in zip(speakers, "abc", strict=True):
+            group.start_soon(speak, speaker, name)
+        await settle()
+        for speaker, name in zip(speakers, "abc", strict=True):
+            assert await all_of(handler.aiter(run_id=speaker.id)) == [
+                f"{name}{number}" for number in range(9)
+            ]
+
+
+# The queue by hand
+
+
+async def test_the_queue_is_a_queue() -> None:
+    handler = AsyncIteratorCallbackHandler(1)
+    queue = handler.queue
+    async with anyio.create_task_group() as group:
+        getters = [Victim(group, queue.get) for _ in range(2)]
+        await settle()
+        assert queue.statistics().tasks_waiting_get == 2
+        queue.put_nowait("a")
+        await queue.put("b")
+    assert sorted(getter.value for getter in getters) == ["a", "b"]
+    await queue.put("c")
+    with pytest.raises(anyio.WouldBlock):
+        queue.put_nowait("d")
+    async with anyio.create_task_group() as group:
+        putter = Victim(group, partial(queue.put, "d"))
+        await settle()
+        assert queue.statistics().tasks_waiting_put == 1
+        assert await queue.get() == "c"
+    assert putter.outcome == "returned"
+    queue.close()
+    assert [item async for item in queue] == ["d"]
+    with pytest.raises(anyio.ClosedResourceError):
+        await queue.put("e")
+
+
+async def test_iterates_over_what_was_put_by_hand() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        await settle()
+        handler.queue.put_nowait("a")
+        await handler.queue.put("b")
+        await settle()
+        assert reader.got == ["a", "b"]
+        handler.done.set()
+    assert reader.over
+
+
+# Memory
+
+
+async def test_runs_that_are_over_are_forgotten() -> None:
+    class Error(Exception):
+        pass
+
+    handler = AsyncIteratorCallbackHandler(raise_on_error=False)
+    errors = []
+    for _ in range(3000):
+        error = Error()
+        errors.append(weakref.ref(error))
+        await run(handler, "a", error=error)
+        del error
+        await all_of(handler)
+    gc.collect()
+    assert sum(ref() is not None for ref in errors) <= 1024
+
+
+# Any interleaving
+
+
+@given(data=st.data())
+@settings(max_examples=100)
+def test_every_token_once_and_in_order_of_its_run(
+    data: Any, anyio_backend: tuple[str, dict[str, Any]]
+) -> None:
+    size = data.draw(st.sampled_from([0, 1, 3, math.inf]), "max_buffer_size")
+    ops = data.draw(
+        st.lists(
+            st.one_of(
+                st.tuples(st.just("say"), st.integers(0, 2)),
+                st.tuples(st.just("read"), st.integers(-2, 2)),
+                st.tuples(st.just("cancel"), st.integers(0, 5)),
+                st.tuples(st.just("tick"), st.integers(1, 4)),
+            ),
+            max_size=40,
+        ),
+        "ops",
+    )
+
+    async def main() -> None:
+        handler = AsyncIteratorCallbackHandler(size)
+        speakers = [await Speaker(handler).start() for _ in range(3)]
+        said: list[list[str]] = [[], [], []]
+        got: list[str] = []
+        scopes: list[anyio.CancelScope] = []
+        locks = [anyio.Lock() for _ in speakers]
+
+        async def say(number: int, token: str) -> None:
+            async with locks[number]:
+                await speakers[number].say(token)
+
+        async def read(which: int, scope: anyio.CancelScope) -> None:
+            with scope:
+                if which == -2:
+                    async for _, token in handler.runs():
+                        got.append(token)
+                elif which == -1:
+                    async for token in handler:
+                        got.append(token)
+                else:
+                    async for token in handler.aiter(run_id=speakers[which].id):
+                        got.append(token)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for op, number in ops:
+                    if op == "say":
+                        token = f"{number}:{len(said[number])}"
+                        said[number].append(token)
+                        group.start_soon(say, number, token)
+                    elif op == "read":
+                        scopes.append(anyio.CancelScope())
+                        group.start_soon(read, number, scopes[-1])
+                    elif op == "cancel" and number < len(scopes):
+                        scopes[number].cancel()
+                    elif op == "tick":
+                        for _ in range(number):
+                            await anyio.lowlevel.checkpoint()
+                for number in (-1, 0, 1, 2):
+                    group.start_soon(read, number, anyio.CancelScope())
+                for number, speaker in enumerate(speakers):
+                    await settle()
+                    async with locks[number]:
+                        await speaker.end()
+        assert sorted(got) == sorted(token for tokens in said for token in tokens)
+        # Those of one run came in order, unless two tasks shared it out.
+        if not any(op == "read" for op, _ in ops):
+            for number, tokens in enumerate(said):
+                assert [token for token in got if token[0] == str(number)] == tokens
+
+    name, options = anyio_backend
+    anyio.run(main, backend=name, backend_options=options)
+
+
+# By open_stream, on every backend
+
+
+@pytest.mark.parametrize(
+    "model",
+    (
+        pytest.param(AStreamModel(), id="_astream"),
+        pytest.param(AStreamModel(tell=True), id="_astream that tells"),
+        pytest.param(StreamModel(), id="_stream"),
+        pytest.param(StreamModel(tell=True), id="_stream that tells"),
+        pytest.param(AEventsModel(), id="events"),
+        pytest.param(AGenerateModel(), id="_agenerate"),
+        pytest.param(GenerateModel(), id="_generate"),
+    ),
+)
+async def test_each_way_to_write_a_model(model: Any) -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        await open_stream(model, "x", {"callbacks": [handler]})
+    assert "".join(reader.got) == "one two three"
+    assert len(reader.got) == (1 if "Generate" in type(model).__name__ else 3)
+
+
+async def test_a_model_that_tells_after_it_yields() -> None:
+    class Late(AStreamModel):
+        async def _astream(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> AsyncIterator[Any]:
+            async for piece in super()._astream(messages, stop, None):
+                yield piece
+                await run_manager.on_llm_new_token(piece.text, chunk=piece)
+
+    handler = AsyncIteratorCallbackHandler()
+    await open_stream(Late(), "x", {"callbacks": [handler]})
+    assert "".join(await all_of(handler)) == "one two three"
+
+
+async def test_open_stream_held_back() -> None:
+    handler = AsyncIteratorCallbackHandler(1)
+    model = AStreamModel(words=[str(number) for number in range(9)])
+    async with anyio.create_task_group() as group:
+
+        async def call() -> None:
+            await open_stream(model, "x", {"callbacks": [handler]})
+
+        group.start_soon(call)
+        await settle()
+        assert len(model.trace) == 2
+        assert await all_of(handler) == model.words
+
+
+async def test_open_stream_cancelled() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    gate = Gate(2)
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        async with open_stream(AStreamModel(before=gate), "x", {"callbacks": [handler]}) as stream:
+            async for _ in stream.text:
+                break
+            await gate.reached.wait()
+    assert reader.got == ["one ", "two "]
+    assert isinstance(reader.error, StreamCancelledError)
+
+
+async def test_open_stream_of_a_model_that_fails() -> None:
+    def fail(number: int) -> Any:
+        if number == 1:
+            raise ZeroDivisionError
+        return anyio.lowlevel.checkpoint()
+
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        with pytest.raises(ZeroDivisionError):
+            await open_stream(AStreamModel(before=fail), "x", {"callbacks": [handler]})
+    assert reader.got == ["one "]
+    assert isinstance(reader.error, ZeroDivisionError)
+
+
+# From synchronous runs in worker threads, on every backend
+
+
+@pytest.mark.parametrize("size", (1, math.inf))
+async def test_a_synchronous_run_in_a_worker_thread(size: float) -> None:
+    handler = AsyncIteratorCallbackHandler(size)
+    words = [f"{number} " for number in range(50)]
+    chain = RunnableLambda(lambda text: text) | StreamModel(words=words)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            reader = Reader(group, handler)
+            config: Any = {"callbacks": [handler]}
+            await anyio.to_thread.run_sync(lambda: list(chain.stream("x", config)))
+    assert reader.got == words
+
+
+async def test_a_synchronous_llm_in_a_worker_thread() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    model = FakeStreamingListLLM(responses=["abc"])
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            reader = Reader(group, handler)
+            config: Any = {"callbacks": [handler]}
+            await anyio.to_thread.run_sync(lambda: list(model.stream("x", config)))
+    assert reader.got == ["a", "b", "c"]
+
+
+async def test_the_tokens_come_while_the_thread_goes_on() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        iterator = handler.aiter()
+
+        def read_one(number: int) -> None:
+            # Blocks the model's thread until the token before has reached the event loop.
+            if number:
+                token = anyio.from_thread.run(iterator.__anext__)
+                assert token == model.words[number - 1]
+
+        model = StreamModel(before=read_one)
+        config: Any = {"callbacks": [handler]}
+        group.start_soon(anyio.to_thread.run_sync, lambda: list(model.stream("x", config)))
+        with anyio.fail_after(10):
+            await handler.done.wait()
+        assert await all_of(iterator) == ["three"]
+
+
+async def test_a_synchronous_run_on_the_event_loop() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        await settle()
+        list(StreamModel().stream("x", {"callbacks": [handler]}))
+    assert reader.got == ["one ", "two ", "three"]
+
+
+def test_a_synchronous_run_before_any_event_loop(
+    anyio_backend: tuple[str, dict[str, Any]],
+) -> None:
+    handler = AsyncIteratorCallbackHandler()
+    list(StreamModel().stream("x", {"callbacks": [handler]}))
+    name, options = anyio_backend
+    got = anyio.run(all_of, handler, backend=name, backend_options=options)
+    assert got == ["one ", "two ", "three"]
+
+
+async def test_a_subclass_that_puts_from_a_worker_thread() -> None:
+    class Loud(AsyncIteratorCallbackHandler):
+        async def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+            self.queue.put_nowait(token.upper())
+
+    handler = Loud()
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler)
+        await settle()
+        config: Any = {"callbacks": [handler]}
+        await anyio.to_thread.run_sync(lambda: list(StreamModel().stream("x", config)))
+    assert reader.got == ["ONE ", "TWO ", "THREE"]
