@@ -196,11 +196,16 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
             bell.forget(event)
 
     def move(self, wanted: Callable[[Run], bool], target: TokenQueue[T]) -> None:
-        """Hand the items of the wanted runs to `target`, in their order; to be called under the lock."""
+        """Hand the items of the wanted runs to `target`, in their order and whatever its size."""
+        if self._closed:
+            return
         for _ in range(self._used):
             run = self.first_run
             item = self.get_nowait()
-            (target if wanted(run) else self).put_of(run, item)
+            queue = target if wanted(run) else self
+            queue._send.send_nowait(item)
+            queue._used += 1
+            queue._runs.append(run)
 
     @override
     def _has_room(self) -> bool:
