@@ -4,6 +4,7 @@ Primitives know anyio alone: a queue, an event, projections of a stream.
 The accumulator turns protocol events into deltas and the message; it awaits nothing.
 The stream is the accumulator and its projections.
 The driver runs a chat model into a stream: its task, its callbacks, its end.
+The callback handlers hand out the tokens of whatever runs, and write them.
 The command line `python -m langchain_anyio` shows one answer as it comes.
 """
 
@@ -17,4 +18,6 @@ from ._projection import AsyncProjection as AsyncProjection
 from ._projection import AsyncTextProjection as AsyncTextProjection
 from ._queue import Queue as Queue
 from ._stream import AsyncChatModelStream as AsyncChatModelStream
+from .callbacks import AsyncFinalIteratorCallbackHandler as AsyncFinalIteratorCallbackHandler
 from .callbacks import AsyncIteratorCallbackHandler as AsyncIteratorCallbackHandler
+from .callbacks import AsyncStreamingStdOutCallbackHandler as AsyncStreamingStdOutCallbackHandler

@@ -16,7 +16,7 @@ from langchain_anyio._projection import sharable
 from ._exchange import DoneEvent, TokenQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 UNKNOWN: Final = UUID(int=0)
 """Stands for the run of what was said without one, as by a subclass that puts into `queue` itself."""
@@ -98,8 +98,8 @@ class Run:
         "span",
     )
 
-    def __init__(self, id: UUID, span: Span | None) -> None:
-        self.id = id
+    def __init__(self, id: UUID | None, span: Span | None = None) -> None:
+        self.id = id or UNKNOWN
         self.span = span
         self.parent: Run | None = None
         self.queue: TokenQueue[str] | None = None
@@ -114,12 +114,24 @@ class Run:
         """Tell whether an iteration over the queue of this run takes a token of another one that is in it."""
         return True
 
+    @property
+    def root(self) -> Run:
+        """The outermost run that it is part of."""
+        run = self
+        for run in self.outer():  # noqa: B007
+            pass
+        return run
+
+    def outer(self) -> Iterator[Run]:
+        """Go through the runs that it is part of, from the inside out, and begin with itself."""
+        run: Run | None = self
+        while run is not None:
+            yield run
+            run = run.parent
+
     def is_within(self, run: Run) -> bool:
         """Tell whether this is `run` or a part of it."""
-        inner: Run | None = self
-        while inner is not None and inner is not run:
-            inner = inner.parent
-        return inner is run
+        return any(outer is run for outer in self.outer())
 
     # One text comes by up to two ways: as the tokens that the model tells of, before or after it yields them, and
     # as the events of what it yielded.
@@ -220,6 +232,10 @@ class Runs:
     def get(self, run_id: UUID | None, parent_id: UUID | None) -> Run:
         """Return an open run, which starts now if its start went by unnoticed."""
         return self._open.get(run_id or UNKNOWN) or self.start(run_id, parent_id)
+
+    def find(self, run_id: UUID | None) -> Run | None:
+        """Return an open run."""
+        return self._open.get(run_id or UNKNOWN)
 
     def end(
         self, run_id: UUID | None, parent_id: UUID | None, error: BaseException | None = None
