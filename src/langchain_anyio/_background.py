@@ -169,7 +169,7 @@ def when_cancelled(task: Any, func: Callable[[], object]) -> Callable[[], object
             func()
 
     task.add_done_callback(ended)
-    return partial(task.remove_done_callback, ended)
+    return lambda: task.remove_done_callback(ended)
 
 
 def without_cancellations(error: BaseException) -> BaseException | None:

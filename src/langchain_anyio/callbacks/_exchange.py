@@ -39,15 +39,16 @@ class Bell:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def expect(self) -> anyio.Event:
-        """Return an event of the running loop that the next `ring()` sets."""
-        event = anyio.Event()
-        self._waiting[event] = (get_ident(), Loop())
-        return event
+    def expect(self, event: anyio.Event, loop: Loop) -> None:
+        """Have the next `ring()` set `event`, which is the running loop's, as is `loop`."""
+        self._waiting[event] = (get_ident(), loop)
 
-    def forget(self, event: anyio.Event) -> None:
-        """Note that nobody waits for `event` any more."""
-        self._waiting.pop(event, None)
+    async def wait(self, event: anyio.Event) -> None:
+        """Wait for `event`, which is expected; leaves nothing behind where it is cancelled."""
+        try:
+            await event.wait()
+        finally:
+            self._waiting.pop(event, None)
 
     def ring(self) -> None:
         """Wake all who wait now."""
@@ -94,14 +95,13 @@ class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
     @override
     async def wait(self) -> Literal[True]:
         with self._lock:
-            event = None if self.is_set() else self._bell.expect()
+            event = None if self.is_set() else anyio.Event()
+            if event is not None:
+                self._bell.expect(event, Loop())
         if event is None:
             await checkpoint()
         else:
-            try:
-                await event.wait()
-            finally:
-                self._bell.forget(event)
+            await self._bell.wait(event)
         return True
 
 
@@ -149,8 +149,9 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
                 try:
                     return self.put_nowait(item)
                 except anyio.WouldBlock:
-                    event = self.room.expect()
-            await self.wait_for(self.room, event)
+                    event = anyio.Event()
+                    self.room.expect(event, Loop())
+            await self.room.wait(event)
 
     @override
     def get_nowait(self) -> T:
@@ -168,8 +169,9 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
                 try:
                     return self.get_nowait()
                 except anyio.WouldBlock:
-                    event = self.expect_news()
-            await self.wait_for(self.news, event)
+                    event = anyio.Event()
+                    self.expect_news(event, Loop())
+            await self.news.wait(event)
 
     @override
     def close(self) -> None:
@@ -182,18 +184,11 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
     def statistics(self) -> QueueStatistics:
         return QueueStatistics(self._used, self._max_buffer_size, len(self.room), len(self.news))
 
-    def expect_news(self) -> anyio.Event:
-        """Return an event that is set when there may be an item; to be called under the lock."""
-        event = self.news.expect()
+    def expect_news(self, event: anyio.Event, loop: Loop) -> None:
+        """Have `event` set when there may be an item; to be called under the lock."""
+        self.news.expect(event, loop)
         # Who waits makes room in a queue without a buffer.
         self.room.ring()
-        return event
-
-    async def wait_for(self, bell: Bell, event: anyio.Event) -> None:
-        try:
-            await event.wait()
-        finally:
-            bell.forget(event)
 
     def move(self, wanted: Callable[[Run], bool], target: TokenQueue[T]) -> None:
         """Hand the items of the wanted runs to `target`, in their order and whatever its size."""

@@ -70,6 +70,8 @@ class PrefixMatcher:
         said[-1] = token[:end]
         surplus = sum(map(self._count, said)) - len(self._prefix)
         while surplus:
+            if not said[0]:
+                del said[0]
             surplus -= self._counts(said[0][0])
             said[0] = said[0][1:]
             if not surplus and self._strip:

@@ -6,12 +6,13 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+import anyio
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import BaseMessage, get_buffer_string
 from typing_extensions import Self, override
 
-from langchain_anyio._queue import STEPS_BETWEEN_YIELDS
+from langchain_anyio._background import Loop
+from langchain_anyio._steps import Steps
 
 from ._runs import Run, Runs, Span, text_in, text_of
 
@@ -66,6 +67,7 @@ class _Reader(Generic[T]):
         "_hands",
         "_inside",
         "_left",
+        "_loop",
         "_over",
         "_part",
         "_queue",
@@ -93,7 +95,8 @@ class _Reader(Generic[T]):
         self._part: Run | Span | None = None
         self._hands = 0
         self._left: int | None = None
-        self._steps = 0
+        self._steps = Steps()
+        self._loop: Loop | None = None
         self._inside = 0
         self._over = False
         self._dropped = False
@@ -101,12 +104,9 @@ class _Reader(Generic[T]):
     async def step(self) -> T:
         self._inside += 1
         try:
-            self._steps += 1
-            if self._steps % STEPS_BETWEEN_YIELDS:
-                await checkpoint_if_cancelled()
-            else:
-                await checkpoint()
-            queue = self._queue
+            queue, part = self._queue, self._part
+            if part is None or part.ended or self._over or queue.qsize():
+                await self._steps.take()
             while True:
                 with self._runs.lock:
                     part = self._part or self._begin()
@@ -115,8 +115,11 @@ class _Reader(Generic[T]):
                         return self._shape(run, queue.get_nowait())
                     if self._over or self._left is not None or part.ended:
                         self._end(part)
-                    event = queue.expect_news()
-                await queue.wait_for(queue.news, event)
+                    event = self._steps.make_event()
+                    if self._loop is None:
+                        self._loop = Loop()
+                    queue.expect_news(event, self._loop)
+                await queue.news.wait(event)
         finally:
             self._inside -= 1
             if self._dropped:
@@ -379,8 +382,9 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
                 queue = self._runs.queue_of(run)
                 if not queue.full():
                     return queue.put_of(run, text)
-                event = queue.room.expect()
-            await queue.wait_for(queue.room, event)
+                event = anyio.Event()
+                queue.room.expect(event, Loop())
+            await queue.room.wait(event)
 
 
 def _token(_: Run, token: str) -> str:
