@@ -8,6 +8,7 @@ import gc
 import logging
 import socket
 import threading
+import weakref
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from langchain_core.messages import HumanMessage
 from langchain_openai import StreamChunkTimeoutError
 from pydantic import BaseModel
 
+from langchain_anyio._background import Loop
 from langchain_anyio._providers import for_current_loop
 from loopback import Endpoint, ProviderServer, Reply, Scenario, Text
 from loopback.models import (
@@ -178,6 +180,19 @@ def test_the_end_of_a_loop_closes_a_connection_in_use(server: ProviderServer, ru
 
     run(main)
     assert server.wait_all_closed()
+
+
+@makers
+def test_a_loop_that_has_ended_is_not_kept(make: Maker, server: ProviderServer, run: Any) -> None:
+    model = make(server.serve(Scenario()))
+
+    async def main() -> weakref.ref[Any]:
+        await chunks_and_error(for_current_loop(model))
+        return weakref.ref(Loop().token)
+
+    loop = run(main)
+    gc.collect()
+    assert loop() is None
 
 
 def test_loops_in_threads(server: ProviderServer, run: Any) -> None:

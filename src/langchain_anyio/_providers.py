@@ -176,10 +176,11 @@ class _LoopClients:
         self._closing = AsyncExitStack()
         # Every event loop closes, at its end, the asynchronous generators that were begun on it and are still there. It
         # begins this one itself, because who calls here may have theirs watched, as a stream does to close its model's.
-        self._keeper = self._close_at_the_end()
+        self._keeper: AsyncGenerator[None, None] | None = self._close_at_the_end()
         Loop().call_soon(self._begin)
 
     def _begin(self) -> None:
+        assert self._keeper is not None
         try:
             self._keeper.__anext__().send(None)  # awaits nothing before its `yield`
         except StopIteration:
@@ -189,8 +190,10 @@ class _LoopClients:
         try:
             yield
         finally:
-            # The loop outlives what refers to it: these refer to it through their connections.
+            # What a RunVar holds must not refer to its loop, or neither ever goes: clients do, through their connections,
+            # and generators, through the loop's hook for their finalization.
             self._open.clear()
+            self._keeper = None
             # trio runs this in a cancelled scope.
             with move_on_after(CLOSING_SECONDS, shield=True):
                 await self._closing.aclose()
