@@ -362,6 +362,7 @@ def test_interrupts_that_are_ignored_stay_ignored(server: ProviderServer) -> Non
         ((" ", "\n"), "the prompt is empty"),
         ((), "the prompt is empty"),
         ((b"caf\xe9",), "the prompt is not valid UTF-8"),
+        ((f"--{'x' * 5000}",), "xxx …\n"),
         (("--\x1b[2J",), r"unrecognized arguments: --\x1b[2J"),
     ),
 )
