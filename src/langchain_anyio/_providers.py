@@ -64,9 +64,11 @@ def _openai_for_current_loop(model: Any) -> BaseChatModel:
         sdk = sdk.with_options(http_client=http)
         completions = sdk.chat.completions
         changes = {"root_async_client": sdk, "async_client": completions}
-    if model.stream_chunk_timeout and model.stream_chunk_timeout > 0:
+    # Releases before 1.2 have neither this nor the socket options.
+    seconds = getattr(model, "stream_chunk_timeout", None)
+    if seconds and seconds > 0:
         limit = _ChunkTimeout(
-            model.stream_chunk_timeout,
+            seconds,
             model.model_name,
             sys.modules["langchain_openai"].StreamChunkTimeoutError,
         )
@@ -90,7 +92,7 @@ def _openai_http_client(model: Any) -> Any:
         return None
     if sdk.chat.completions is not model.async_client:
         return None
-    socket_options = model.http_socket_options
+    socket_options = getattr(model, "http_socket_options", None)
     if socket_options is not None:
         socket_options = tuple(socket_options)
 
@@ -99,14 +101,15 @@ def _openai_http_client(model: Any) -> Any:
             return openai.DefaultAsyncHttpxClient(base_url=used.base_url, timeout=used.timeout)
         # What socket options and a proxy come to is langchain-openai's business, so another model is asked for its
         # client. That is not a shared one: clients whose timeout is a `Timeout`, which has no hash, are not cached.
+        options = {} if socket_options is None else {"http_socket_options": socket_options}
         donor = langchain_openai.ChatOpenAI(
             api_key="unused",
             base_url=str(used.base_url),
             timeout=used.timeout,
             openai_proxy=model.openai_proxy,
-            http_socket_options=socket_options,
             # With one given, no client for synchronous calls is opened.
             client=model.client or object(),
+            **options,
         )
         return _http_client(donor.root_async_client)
 
