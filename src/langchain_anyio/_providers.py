@@ -64,7 +64,7 @@ def _openai_for_current_loop(model: Any) -> BaseChatModel:
         sdk = sdk.with_options(http_client=http)
         completions = sdk.chat.completions
         changes = {"root_async_client": sdk, "async_client": completions}
-    # Releases before 1.2 have neither this nor the socket options.
+    # Older releases of langchain-openai have neither this nor the socket options.
     seconds = getattr(model, "stream_chunk_timeout", None)
     if seconds and seconds > 0:
         limit = _ChunkTimeout(
