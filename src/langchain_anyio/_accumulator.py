@@ -301,15 +301,15 @@ class Accumulator:
     )
 
     def __init__(self, message_id: str | None = None) -> None:
-        self.message_id = message_id
-        self.done = False
+        self.message_id: str | None = message_id
+        self.done: bool = False
         self.error: BaseException | None = None
         self.message: AIMessage | None = None
         self.usage: UsageInfo | None = None
         self.finish_reason: str | None = None
         # The final values of the projections, once there is a message.
-        self.text = ""
-        self.reasoning = ""
+        self.text: str = ""
+        self.reasoning: str = ""
         self.tool_calls: list[ToolCall] = []
 
         self._text = _Prose("text")

@@ -22,10 +22,10 @@ class Flow:
     __slots__ = ("_moved", "at_head", "consumed", "produced", "shared")
 
     def __init__(self) -> None:
-        self.produced = 0
-        self.consumed = 0
-        self.at_head = 0
-        self.shared = False
+        self.produced: int = 0
+        self.consumed: int = 0
+        self.at_head: int = 0
+        self.shared: bool = False
         self._moved = Wakeup()
 
     def has_room(self, limit: float) -> bool:

@@ -58,12 +58,12 @@ class ProjectionState(Generic[D, F]):
     def __init__(self, flow: Flow | None = None, *, replay: bool = True) -> None:
         self.deltas: list[D] = []
         self.marks: array[int] | None = None if flow is None else array("Q")
-        self.dropped = 0
+        self.dropped: int = 0
         self.final: F | None = None
-        self.done = False
+        self.done: bool = False
         self.error: BaseException | None = None
         self._traceback: Any = None
-        self.flow = flow
+        self.flow: Flow | None = flow
         self.start: Callable[[], Awaitable[None]] | None = None
         self.request_more: Callable[[], Awaitable[bool]] | None = None
         self._more = Wakeup()

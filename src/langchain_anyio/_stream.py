@@ -36,8 +36,9 @@ class StreamState:
     )
 
     def __init__(self, message_id: str | None = None, *, replay: bool = True) -> None:
-        self.accumulator = Accumulator(message_id)
-        self.flow = flow = Flow()
+        self.accumulator: Accumulator = Accumulator(message_id)
+        flow = Flow()
+        self.flow: Flow = flow
         self.events: ProjectionState[MessagesData, list[MessagesData]] = ProjectionState(
             flow, replay=replay
         )
