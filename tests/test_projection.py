@@ -763,6 +763,7 @@ async def play(
 async def test_who_was_woken_and_has_not_run_is_not_at_the_head() -> None:
     flow = Flow()
     state = ProjectionState[int, str](flow)
+    flow.produced = 10  # events without a delta
     got: list[int] = []
     async with anyio.create_task_group() as group:
         group.start_soon(collect, view(state), got)
@@ -777,6 +778,25 @@ async def test_who_was_woken_and_has_not_run_is_not_at_the_head() -> None:
         state.complete("")
     assert got == [1]
     assert flow.at_head == 0
+
+
+async def test_taking_one_makes_room_for_one() -> None:
+    flow = Flow()
+    state = ProjectionState[int, str](flow)
+
+    async def produce() -> None:
+        for number in range(3):
+            await flow.wait_for_room(1)
+            flow.produced += 1
+            state.push(number)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(produce)
+        cursor = aiter(view(state))
+        for number in range(3):
+            await settle()
+            assert flow.produced == number + 1
+            assert await anext(cursor) == number
 
 
 async def test_who_leaves_the_head_has_seen_all(anyio_backend: tuple[str, Any]) -> None:
