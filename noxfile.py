@@ -63,18 +63,23 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def without_trio(session: nox.Session) -> None:
-    """Everything but trio works without trio."""
+    """All but trio works without trio."""
     session.install(".", "--group", "test-without-trio")
     session.run("python", "-c", "import importlib.util as u; assert u.find_spec('trio') is None")
-    session.run("pytest", "--backend", "asyncio,uvloop", *session.posargs)
+    session.run("pytest", "--backend", "asyncio", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """The tests, on each Python and each backend."""
+    """The tests, on each Python and each backend, but for the command line.
+
+    Each test of that starts processes, which take minutes altogether; the sessions `lowest` and `coverage` run
+    them, on the lowest Python and on this one, on all backends.
+    """
     session.install(".[cli]", "--group", "test")
-    session.run("pytest", "--backend", backend, *session.posargs)
+    ignored = "--ignore=tests/test_cli.py"
+    session.run("pytest", "--backend", backend, ignored, *session.posargs)
 
 
 @nox.session
