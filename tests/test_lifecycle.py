@@ -820,6 +820,26 @@ async def test_errors_that_are_no_exceptions_reach_the_consumer() -> None:
                 await stream.text
 
 
+async def test_an_exit_that_a_handler_raises_at_the_end_is_not_lost() -> None:
+    def react(name: str) -> None:
+        if name == "on_llm_end":
+            raise SystemExit(4)
+
+    handlers = config_of(Recorder(react))
+    if backend() == "asyncio":
+
+        def run() -> Any:
+            with pytest.raises(SystemExit) as caught:
+                asyncio.run(open_stream(AStreamModel(), "hi", handlers)._wait())
+            return caught.value.code
+
+        assert await anyio.to_thread.run_sync(run) == 4
+        return
+    with pytest.raises(SystemExit):
+        async with open_stream(AStreamModel(), "hi", handlers) as stream:
+            assert (await stream.output).text == "one two three"
+
+
 async def test_native_events_that_are_malformed_end_the_run() -> None:
     class Odd(AEventsModel):
         async def _astream_chat_model_events(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,16 +10,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import anyio
+from anyio.lowlevel import RunVar
 
 from ._event import Event
+
+if TYPE_CHECKING:
+    import asyncio
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
-_tasks: set[Any] = set()  # asyncio keeps but weak references to its tasks
+# asyncio keeps but weak references to its tasks; these go with their loop, however it ends.
+_tasks: RunVar[set[asyncio.Future[None]]] = RunVar("langchain_anyio_tasks")
 
 
 def backend() -> str:
@@ -135,8 +140,12 @@ def _keep(awaitable: Awaitable[None], name: str) -> None:
     task = asyncio.ensure_future(awaitable)
     if isinstance(task, asyncio.Task):
         task.set_name(name)
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
+    tasks = _tasks.get(None)
+    if tasks is None:
+        tasks = set()
+        _tasks.set(tasks)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 def is_cancellation(error: BaseException) -> bool:

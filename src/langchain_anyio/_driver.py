@@ -58,6 +58,9 @@ OWN_SECONDS = 4.75
 
 DEFAULT_BUFFER_SIZE = 1024
 
+# What is meant for the whole program, and so goes on from wherever it is raised.
+_EXITS = (KeyboardInterrupt, SystemExit)
+
 
 def open_stream(
     model: Runnable[Any, Any],
@@ -277,9 +280,9 @@ class _ModelRun(Run):
                 raise RuntimeError("the stream runs on another event loop, and is closed there")
             self.close()
             await outlast(self._ended)
-        error = self._state.accumulator.error
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise error
+        for error in (self._state.accumulator.error, self._end_error):
+            if isinstance(error, _EXITS):
+                raise error
 
     async def finished(self) -> None:
         await self._ended.wait()
@@ -329,7 +332,7 @@ class _ModelRun(Run):
             if self._model_scope.cancelled_caught:
                 self._state.fail(StreamCancelledError())
         except BaseException as exc:  # noqa: BLE001 - shown to the consumers
-            if is_cancellation(exc) or isinstance(exc, (KeyboardInterrupt, SystemExit)):
+            if is_cancellation(exc) or isinstance(exc, _EXITS):
                 foreign = exc
             if self._state.accumulator.message is not None and not is_cancellation(exc):
                 # What goes wrong after the message is whole neither replaces it nor is lost.
@@ -344,6 +347,8 @@ class _ModelRun(Run):
         finally:
             self._left_model.set()
             self._ended.set()
+        if foreign is None and isinstance(self._end_error, _EXITS):
+            foreign = self._end_error
         if foreign is not None:
             try:
                 raise foreign
@@ -511,7 +516,9 @@ class _ModelRun(Run):
                     await self._llm_run.on_llm_error(
                         cause, response=error_response(cause, self._generation_info)
                     )
-        except Exception as exc:  # noqa: BLE001 - raised to who awaits the stream
+        except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+            if is_cancellation(exc):
+                raise
             self._end_error = self._end_error or exc
         for chain in reversed(self._chain_runs):
             try:
@@ -519,7 +526,9 @@ class _ModelRun(Run):
                     await chain.on_chain_end(message)
                 else:
                     await chain.on_chain_error(cast("BaseException", self._end_error or error))
-            except Exception as exc:  # noqa: BLE001 - likewise
+            except BaseException as exc:  # noqa: BLE001 - likewise
+                if is_cancellation(exc):
+                    raise
                 self._end_error = self._end_error or exc
 
     async def _watch(self) -> None:
