@@ -305,9 +305,15 @@ async def test_an_end_told_twice_counts_once() -> None:
 async def test_an_inner_run_that_never_ends() -> None:
     handler = AsyncIteratorCallbackHandler()
     chain = await Chain(handler).start()
-    await (await Speaker(handler, chain).start()).say("a")
-    await chain.end()
-    assert await all_of(handler) == ["a"]
+    inner = await Speaker(handler, chain).start()
+    await inner.say("a")
+    async with anyio.create_task_group() as group:
+        reader = Reader(group, handler.aiter(run_id=inner.id))
+        await settle()
+        assert not reader.over
+        await chain.end()
+    assert reader.got == ["a"]
+    assert await all_of(handler) == []
     await run(handler, "b")
     assert await all_of(handler) == ["b"]
 
@@ -376,11 +382,13 @@ async def test_done_by_hand_after_each_run_does_not_end_the_next_iteration() -> 
         async with anyio.create_task_group() as group:
             reader = Reader(group, handler)
             await settle()
+            assert not reader.over
             await run(handler, str(number))
-            handler.done.set()
         assert reader.got == [str(number)]
         handler.done.set()
-        handler.done.clear()
+    # A second time without a run between is for a call that never started.
+    handler.done.set()
+    assert await all_of(handler) == []
 
 
 async def test_waiting_for_done() -> None:
@@ -788,6 +796,23 @@ async def test_an_error_kept_within_a_step_does_not_hold_the_model_back() -> Non
     assert len(kept) == 1
     kept.clear()
     assert await all_of(handler) == ["a", "b", "c"]
+
+
+async def test_a_single_step_of_an_iterator_that_nobody_keeps() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    await run(handler, "a", "b")
+    assert await handler.aiter().__anext__() == "a"
+    assert await handler.aiter().__anext__() == "b"
+
+
+async def test_a_single_step_that_is_cancelled_does_not_hold_the_model_back() -> None:
+    handler = AsyncIteratorCallbackHandler(1)
+    speaker = await Speaker(handler).start()
+    with anyio.move_on_after(0.01):
+        await handler.aiter().__anext__()
+    gc.collect()
+    with anyio.fail_after(5):
+        await speaker.say("a", "b")
 
 
 async def test_who_comes_back_holds_the_model_back_again() -> None:

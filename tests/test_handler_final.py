@@ -178,6 +178,12 @@ async def test_nothing_without_the_prefix_and_each_call_begins_anew() -> None:
     assert await all_of(handler) == [" 4", "2"]
 
 
+async def test_the_prefix_as_it_was_said() -> None:
+    handler = AsyncFinalIteratorCallbackHandler(stream_prefix=True)
+    await call(handler, "So. Final", " Answer: y")
+    assert await all_of(handler) == ["Final", " Answer:", " y"]
+
+
 async def test_an_empty_prefix_is_there_from_the_start() -> None:
     handler = AsyncFinalIteratorCallbackHandler(answer_prefix_tokens=[" "])
     await call(handler, "a", "b")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
 import anyio
@@ -46,9 +46,9 @@ class TokenIterator(AsyncIterator[T], Generic[T]):
 
     # Not async itself: the frames of a step, which an error or a cancellation keeps alive, do not refer to this
     # object, so that it goes when the loop that uses it is left.
-    def __anext__(self) -> Any:
+    def __anext__(self) -> Coroutine[Any, Any, T]:
         """Take the next token; a checkpoint, and gives way to other tasks at least every 64 steps."""
-        return self._reader.step()
+        return self._reader.begin_step()
 
     async def aclose(self) -> None:
         """End the iteration; tokens not taken are left for another one. Idempotent."""
@@ -101,8 +101,12 @@ class _Reader(Generic[T]):
         self._over = False
         self._dropped = False
 
-    async def step(self) -> T:
+    def begin_step(self) -> Coroutine[Any, Any, T]:
+        # Counted before it is awaited, when the iterator may have gone already.
         self._inside += 1
+        return self._step()
+
+    async def _step(self) -> T:
         try:
             queue, part = self._queue, self._part
             if part is None or part.ended or self._over or queue.qsize():
