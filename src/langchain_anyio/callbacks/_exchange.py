@@ -119,11 +119,11 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
         self._lock = lock
         self._runs: deque[Run] = deque()
         self._unknown = unknown
-        self.news = Bell()
-        self.room = Bell()
-        self.readers = 0
+        self.news: Bell = Bell()
+        self.room: Bell = Bell()
+        self.readers: int = 0
         """How many iterators there are that read from it."""
-        self.released = False
+        self.released: bool = False
         """Whether the last of them has left for good, so that there is nobody to hold a model back for."""
 
     @property

@@ -132,15 +132,15 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
         super().__init__(max_buffer_size, raise_on_error=raise_on_error)
         if answer_prefix_tokens is None:
             answer_prefix_tokens = DEFAULT_ANSWER_PREFIX_TOKENS
-        self.answer_prefix_tokens = list(answer_prefix_tokens)
-        self.answer_prefix_tokens_stripped = [
+        self.answer_prefix_tokens: list[str] = list(answer_prefix_tokens)
+        self.answer_prefix_tokens_stripped: list[str] = [
             token.strip() if strip_tokens else token for token in self.answer_prefix_tokens
         ]
         self.strip_tokens = strip_tokens
         self.stream_prefix = stream_prefix
-        self.last_tokens = [""] * len(self.answer_prefix_tokens)
-        self.last_tokens_stripped = [""] * len(self.answer_prefix_tokens)
-        self.answer_reached = False
+        self.last_tokens: list[str] = [""] * len(self.answer_prefix_tokens)
+        self.last_tokens_stripped: list[str] = [""] * len(self.answer_prefix_tokens)
+        self.answer_reached: bool = False
         self._calls: WeakKeyDictionary[Run, _Call] = WeakKeyDictionary()
         # Outermost runs in which a model was offered tools, or has called one.
         self._offered_tools: WeakSet[Run] = WeakSet()

@@ -41,12 +41,12 @@ class Span:
     __slots__ = ("ended", "error", "number", "open", "unknown", "unread")
 
     def __init__(self, number: int) -> None:
-        self.number = number
-        self.open = 0
-        self.unread = 0
-        self.ended = False
+        self.number: int = number
+        self.open: int = 0
+        self.unread: int = 0
+        self.ended: bool = False
         self.error: Failure | None = None
-        self.unknown = Run(UNKNOWN, self)
+        self.unknown: Run = Run(UNKNOWN, self)
 
     def gives(self, run: Run, /) -> bool:
         """Tell whether an iteration over this takes a token of `run`: also one that was left before."""
@@ -99,11 +99,11 @@ class Run:
     )
 
     def __init__(self, id: UUID | None, span: Span | None = None) -> None:
-        self.id = id or UNKNOWN
-        self.span = span
+        self.id: UUID = id or UNKNOWN
+        self.span: Span | None = span
         self.parent: Run | None = None
         self.queue: TokenQueue[str] | None = None
-        self.ended = False
+        self.ended: bool = False
         self.error: Failure | None = None
         self._speaks = False
         self._ahead = 0
@@ -191,11 +191,11 @@ class Runs:
     )
 
     def __init__(self, max_buffer_size: float = math.inf) -> None:
-        self.lock = RLock()
+        self.lock: RLock = RLock()
         self._max_buffer_size = max_buffer_size
         self.queue: TokenQueue[str] = self._new_queue()
-        self.done = DoneEvent(self.lock, self._set_by_hand, self._cleared_by_hand)
-        self.hands = 0
+        self.done: DoneEvent = DoneEvent(self.lock, self._set_by_hand, self._cleared_by_hand)
+        self.hands: int = 0
         """How often `done` was set by hand."""
         self._by_hand = False
         self._ended_alone = False
