@@ -795,6 +795,29 @@ async def test_the_loop_ends_with_a_stream_open() -> None:
     gc.collect()
 
 
+@pytest.mark.usefixtures("short_cleanup")
+async def test_the_loop_ends_while_a_handler_never_returns() -> None:
+    """A run that has its message is in no hurry, until nobody can wait for it any more."""
+    recorder = AsyncRecorder(lambda name: anyio.sleep(3600) if name == "on_llm_end" else None)
+
+    async def main() -> None:
+        stream = open_stream(AStreamModel(), "hi", config_of(recorder))
+        assert (await stream.output).text == "one two three"
+        while not recorder.ends():
+            await checkpoint()
+
+    name = backend()
+
+    def run() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            anyio.run(main, backend=name)
+
+    with anyio.fail_after(10):
+        await anyio.to_thread.run_sync(run)
+    assert recorder.ends() == ["on_llm_end"]
+
+
 async def test_errors_that_are_no_exceptions_reach_the_consumer() -> None:
     async def before(number: int) -> None:
         raise SystemExit(3)

@@ -192,6 +192,7 @@ def _is_number(value: object) -> bool:
 
 def _call(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
     merged = {**target.bound, **kwargs}
+    merged.pop("version", None)  # of astream_events; a binding may carry it
     stop = merged.pop("stop", None)
     return prepare_call(cast("BaseChatModel", target.runnable), input, target.config, stop, merged)
 
@@ -490,15 +491,26 @@ class _ModelRun(Run):
         self._end_scope = anyio.CancelScope(shield=True)
         if self._cleanup_since is not None:
             self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
-        with self._end_scope:
-            with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
-                await self._generators.aclose()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._notice_cancellation, tasks.cancel_scope)
+            with self._end_scope:
+                with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
+                    await self._generators.aclose()
+                    await self._calls.join()
+                self._left_model.set()
+                await self._report_end()
                 await self._calls.join()
-            self._left_model.set()
-            await self._report_end()
-            await self._calls.join()
+            tasks.cancel_scope.cancel()
         if self._end_scope.cancelled_caught:
             self._warn_of_left()
+
+    async def _notice_cancellation(self, own: anyio.CancelScope) -> None:
+        """Limit the time of a shielded cleanup once what is around it is cancelled: the loop ends."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if self._cleanup_since is None and not own.cancel_called:
+                self._limit_cleanup()
 
     def _tells_anyone(self) -> bool:
         return any(run.handlers for run in (self._llm_run, *self._chain_runs) if run is not None)
@@ -516,7 +528,7 @@ class _ModelRun(Run):
                     await self._llm_run.on_llm_error(
                         cause, response=error_response(cause, self._generation_info)
                     )
-        except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+        except BaseException as exc:
             if is_cancellation(exc):
                 raise
             self._end_error = self._end_error or exc
@@ -526,7 +538,7 @@ class _ModelRun(Run):
                     await chain.on_chain_end(message)
                 else:
                     await chain.on_chain_error(cast("BaseException", self._end_error or error))
-            except BaseException as exc:  # noqa: BLE001 - likewise
+            except BaseException as exc:
                 if is_cancellation(exc):
                     raise
                 self._end_error = self._end_error or exc

@@ -392,7 +392,7 @@ class AsyncTextProjection(AsyncProjection[str, str]):
         Raises:
             TypeError: `final_value` is not a string.
         """
-        _check_text("final_value", final_value)
+        _check_text("final value", final_value)
         super().complete(final_value)
 
     async def _wait(self) -> str:
@@ -402,7 +402,7 @@ class AsyncTextProjection(AsyncProjection[str, str]):
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise TypeError(f"{name} of a text projection must be a str, not {type(value).__name__}")
+        raise TypeError(f"AsyncTextProjection requires a string {name}, not {type(value).__name__}")
 
 
 def sharable(error: BaseException) -> BaseException:
