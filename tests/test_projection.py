@@ -69,9 +69,9 @@ def test_the_first_end_counts() -> None:
 @pytest.mark.parametrize("value", (None, 1, b"x", ["x"]))
 def test_text_is_text(value: Any) -> None:
     projection = AsyncTextProjection()
-    with pytest.raises(TypeError, match="delta"):
+    with pytest.raises(TypeError, match="requires a string delta"):
         projection.push(value)
-    with pytest.raises(TypeError, match="final_value"):
+    with pytest.raises(TypeError, match="requires a string final value"):
         projection.complete(value)
     assert not projection.done
 

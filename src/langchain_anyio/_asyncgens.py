@@ -8,6 +8,7 @@ closed its connection before it ends, so it closes what it started itself.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import weakref
@@ -44,8 +45,13 @@ class AsyncGenerators:
         """Close those that are not exhausted, the outermost first, as leaving them in turn would do.
 
         What a generator raises is logged: by the time that this is called, the run's outcome is settled.
+        Anything but an `Exception` goes on when the others have been closed; in a cancelled scope they
+        still get to run what does not wait.
+
+        Cancellation: goes on when the others have been closed.
         """
         self._closed = True
+        first: BaseException | None = None
         for generator in self._open():
             if generator.ag_frame is None or generator.ag_running:
                 continue
@@ -53,7 +59,14 @@ class AsyncGenerators:
                 await generator.aclose()
             except Exception:
                 _logger.warning("closing %r failed", generator, exc_info=True)
+            except BaseException as exc:  # noqa: BLE001 - raised below
+                first = first or exc
         self._started.clear()
+        if first is not None:
+            try:
+                raise first
+            finally:
+                del first
 
     def _open(self) -> list[AsyncGeneratorType[Any, Any]]:
         # A copy: one may be collected in another thread at any time.
@@ -61,6 +74,10 @@ class AsyncGenerators:
         return [g for g in started if g is not None and g.ag_frame is not None]
 
     def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if sys._getframe(1).f_code.co_filename == contextlib.__file__:
+            # It is an async context manager, which whoever entered it leaves: perhaps what several runs
+            # share, and only the first of them opened.
+            return
         if len(self._started) % 64 == 63:  # a long run may start any number of short-lived ones
             for key, get in list(self._started.items()):
                 if (g := get()) is None or g.ag_frame is None:

@@ -99,7 +99,11 @@ class Loop:
 
 
 def start(
-    func: Callable[[], Awaitable[None]], *, name: str, context: Context | None = None
+    func: Callable[[], Awaitable[None]],
+    *,
+    name: str,
+    context: Context | None = None,
+    over: Callable[[], None] = lambda: None,
 ) -> None:
     """Start `func` in a task that belongs to the event loop: an asyncio task, a trio system task.
 
@@ -111,6 +115,7 @@ def start(
             the backend's cancellation may leave it.
         name: The task's name, for debuggers.
         context: The context to run it in, on asyncio a copy of it; by default a copy of the current one.
+        over: Called when the task has ended; an asyncio task may have been cancelled before it began.
     """
     context = copy_context() if context is None else context
     if backend() == "trio":
@@ -127,14 +132,16 @@ def start(
             except BaseException as exc:
                 if isinstance(exc, trio.Cancelled) or not is_cancellation(exc):
                     raise
+            finally:
+                over()
 
         trio.lowlevel.spawn_system_task(contained, name=name, context=context)
     else:
         # create_task has a parameter for the context from Python 3.11 on only.
-        context.run(_keep, func(), name)
+        context.run(_keep, func(), name, over)
 
 
-def _keep(awaitable: Awaitable[None], name: str) -> None:
+def _keep(awaitable: Awaitable[None], name: str, over: Callable[[], None] = lambda: None) -> None:
     import asyncio
 
     task = asyncio.ensure_future(awaitable)
@@ -146,6 +153,7 @@ def _keep(awaitable: Awaitable[None], name: str) -> None:
         _tasks.set(tasks)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+    task.add_done_callback(lambda _: over())
 
 
 def is_cancellation(error: BaseException) -> bool:

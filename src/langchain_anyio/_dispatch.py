@@ -42,7 +42,7 @@ class Dispatcher:
 
     def __init__(self, calls: ThreadCalls) -> None:
         self._calls = calls
-        self.unreturned: list[str] = []
+        self.unreturned: dict[object, str] = {}
         """Names of the async handlers' methods that have been called and run on or were interrupted."""
 
     async def __call__(
@@ -114,13 +114,14 @@ class Dispatcher:
             method = getattr(handler, event)
             if inspect.iscoroutinefunction(method):
                 reached.append(handler)
-                self.unreturned.append(name)
+                call_ = object()
+                self.unreturned[call_] = name
                 try:
                     await method(*args, **kwargs)
                 except Exception:
-                    self.unreturned.remove(name)
+                    self.unreturned.pop(call_, None)
                     raise
-                self.unreturned.remove(name)
+                self.unreturned.pop(call_, None)
             elif handler.run_inline:
                 reached.append(handler)
                 method(*args, **kwargs)
@@ -242,10 +243,9 @@ class LLMRun(AsyncCallbackManagerForLLMRun):
         await self._tell_end("on_llm_error", error, **kwargs)
 
     async def _tell_end(self, event: str, *args: Any, **kwargs: Any) -> None:
-        started, self._started = self._started, []
         if self._sync is not None:
             self._sync.handlers = []
-        await self._tell(started, event, "ignore_llm", *args, **kwargs)
+        await _tell_end(self, self._dispatch, event, "ignore_llm", args, kwargs)
 
     async def _tell(
         self,
@@ -290,9 +290,39 @@ class ChainRun(AsyncCallbackManagerForChainRun):
         await self._tell_end("on_chain_error", error, **kwargs)
 
     async def _tell_end(self, event: str, *args: Any, **kwargs: Any) -> None:
-        started, self._started = self._started, []
-        if started:
-            await self._dispatch(started, event, "ignore_chain", args, {**_run_of(self), **kwargs})
+        await _tell_end(self, self._dispatch, event, "ignore_chain", args, kwargs)
+
+
+async def _tell_end(
+    run: LLMRun | ChainRun,
+    dispatch: Dispatcher,
+    event: str,
+    ignored_if: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Tell each handler that was told of the start, once.
+
+    Cancellation: those whose turn had not come are told all the same, before it goes on. Shielded as this
+    is, only a native one comes here, or the limit of the time.
+    """
+    cancelled: BaseException | None = None
+    for _ in range(2):
+        untold, run._started = run._started, []
+        if not untold:
+            break
+        reached: list[BaseCallbackHandler] = []
+        try:
+            await dispatch(untold, event, ignored_if, args, {**_run_of(run), **kwargs}, reached)
+            break
+        except anyio.get_cancelled_exc_class() as exc:
+            cancelled = exc
+            run._started = [h for h in untold if not any(h is told for told in reached)]
+    if cancelled is not None:
+        try:
+            raise cancelled
+        finally:
+            del cancelled
 
 
 def _run_of(manager: BaseRunManager) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from ._core import (
 from ._dispatch import ChainRun, Dispatcher, LLMRun
 from ._errors import StreamCancelledError, StreamStalledError
 from ._event import Event
+from ._projection import raise_as_it_came
 from ._providers import for_current_loop
 from ._resolve import Target, resolve
 from ._steps import STEPS_BETWEEN_YIELDS
@@ -131,7 +132,9 @@ def open_stream(
         kwargs["stop"] = stop
     call = None
     if isinstance(target.runnable, BaseChatModel):
-        if not isinstance(input, (str, PromptValue, Sequence)):
+        if not isinstance(input, (str, PromptValue, Sequence)) or isinstance(
+            input, (bytes, bytearray)
+        ):
             raise TypeError(
                 f"input must be a str, a list of messages or a PromptValue, not a {type(input).__name__}"
             )
@@ -256,6 +259,10 @@ class _ModelRun(Run):
         self._llm_run: LLMRun | None = None
         self._chain_runs: list[ChainRun] = []
         self._generators = AsyncGenerators()
+        self._items: AsyncIterator[Any] | None = None
+        self._end_traceback: Any = None
+        self._report_begun = False
+        self._reported = Event()
 
     # What the stream and its users call
 
@@ -267,7 +274,9 @@ class _ModelRun(Run):
         self._calls = ThreadCalls(self._loop)
         self._dispatch = Dispatcher(self._calls)
         self._model_scope = anyio.CancelScope()
-        start(self._main, name="langchain_anyio.open_stream", context=copy_context())
+        start(
+            self._main, name="langchain_anyio.open_stream", context=copy_context(), over=self._over
+        )
         for state in self._state.states():
             state.start = None
 
@@ -283,12 +292,12 @@ class _ModelRun(Run):
             await outlast(self._ended)
         for error in (self._state.accumulator.error, self._end_error):
             if isinstance(error, _EXITS):
-                raise error
+                raise_as_it_came(error, error.__traceback__)
 
     async def finished(self) -> None:
         await self._ended.wait()
         if self._end_error is not None:
-            raise self._end_error
+            raise_as_it_came(self._end_error, self._end_traceback)
 
     def close(self) -> None:
         """Begin to stop; to be called on the run's event loop."""
@@ -296,7 +305,10 @@ class _ModelRun(Run):
             return
         self._state.fail(StreamCancelledError())
         self._limit_cleanup()
-        self._model_scope.cancel()
+        if self._state.accumulator.message is None:
+            self._model_scope.cancel()
+        else:  # the handlers are still to be told of the last event
+            self._model_scope.deadline = anyio.current_time() + MODEL_SECONDS
         start(self._watch, name="langchain_anyio.open_stream cleanup")
 
     def _limit_cleanup(self) -> None:
@@ -329,7 +341,7 @@ class _ModelRun(Run):
         foreign: BaseException | None = None
         try:
             with self._model_scope:
-                await self._generators.watch(self._run_model())
+                await self._run_model()
             if self._model_scope.cancelled_caught:
                 self._state.fail(StreamCancelledError())
         except BaseException as exc:  # noqa: BLE001 - shown to the consumers
@@ -337,17 +349,14 @@ class _ModelRun(Run):
                 foreign = exc
             if self._state.accumulator.message is not None and not is_cancellation(exc):
                 # What goes wrong after the message is whole neither replaces it nor is lost.
-                self._end_error = exc
+                self._note_end_error(exc)
             self._state.fail(exc)
-        if self._cleanup_since is None and self._state.accumulator.message is None:
+        if self._cleanup_since is None and (
+            foreign is not None or self._state.accumulator.message is None
+        ):
             self._limit_cleanup()
-            if foreign is None:
-                start(self._watch, name="langchain_anyio.open_stream cleanup")
-        try:
-            await self._clean_up()
-        finally:
-            self._left_model.set()
-            self._ended.set()
+            start(self._watch, name="langchain_anyio.open_stream cleanup")
+        await self._clean_up()
         if foreign is None and isinstance(self._end_error, _EXITS):
             foreign = self._end_error
         if foreign is not None:
@@ -355,6 +364,18 @@ class _ModelRun(Run):
                 raise foreign
             finally:
                 del foreign
+
+    def _over(self) -> None:
+        """Note that the task has ended, be it that it was cancelled before it began."""
+        self._state.fail(StreamCancelledError())
+        self._left_model.set()
+        self._ended.set()
+
+    def _note_end_error(self, error: BaseException) -> None:
+        """Keep what went wrong after the message was whole; only the first counts."""
+        if self._end_error is None:
+            self._end_error = error
+            self._end_traceback = error.__traceback__
 
     async def _run_model(self) -> None:
         target, call = self._target, self._call
@@ -369,7 +390,7 @@ class _ModelRun(Run):
             # Nobody but the limiter knows when, and its own way to wait is asyncio's.
             while not await model.rate_limiter.aacquire(blocking=False):  # noqa: ASYNC110
                 await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
-        await self._produce(model, call, run)
+        await self._generators.watch(self._produce(model, call, run))
         if not self._state.done:
             if not self._state.flow.produced:
                 raise ValueError("No generation chunks were returned")
@@ -426,16 +447,12 @@ class _ModelRun(Run):
         items: AsyncIterator[Any] = (
             ThreadIterator(ask, self._calls, label=label) if source.blocking else ask()
         )
-        try:
-            if source.gives == "events":
-                await self._pump(run, items, lambda event: (event,))
-            else:
-                bridge = ChunkBridge(message_id, self._generation_info)
-                await self._pump(run, items, bridge.feed, bridge.finish)
-        finally:
-            if isinstance(items, ThreadIterator):
-                with anyio.CancelScope(shield=True):
-                    await items.aclose()
+        self._items = items
+        if source.gives == "events":
+            await self._pump(run, items, lambda event: (event,))
+        else:
+            bridge = ChunkBridge(message_id, self._generation_info)
+            await self._pump(run, items, bridge.feed, bridge.finish)
 
     async def _pump(
         self,
@@ -457,7 +474,7 @@ class _ModelRun(Run):
         over = False
         with anyio.CancelScope() as stall:
             while not over:
-                if not flow.has_room(limit):
+                if not (state.done or flow.has_room(limit)):
                     await flow.wait_for_room(limit)
                 if timeout is not None:
                     stall.deadline = anyio.current_time() + timeout
@@ -469,7 +486,8 @@ class _ModelRun(Run):
                 if timeout is not None:
                     stall.deadline = math.inf
                 for event in events:
-                    if not flow.has_room(limit):
+                    # Nobody reads on after the message's end, which a native producer may be past.
+                    if not (state.done or flow.has_room(limit)):
                         await flow.wait_for_room(limit)
                     state.dispatch(event)
                     if handlers:
@@ -494,15 +512,40 @@ class _ModelRun(Run):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._notice_cancellation, tasks.cancel_scope)
             with self._end_scope:
-                with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
+                cancelled: BaseException | None = None
+                for step in (self._leave_model, self._report_end, self._calls.join):
+                    # One that is cut short, natively or by the limit of the time, lets the next one begin.
+                    try:
+                        await step()
+                    except anyio.get_cancelled_exc_class() as exc:
+                        cancelled = exc
+                if cancelled is not None:
+                    try:
+                        raise cancelled
+                    finally:
+                        del cancelled
+            tasks.cancel_scope.cancel()
+        if self._end_scope.cancelled_caught and not self._ended.is_set():
+            self._warn_of_left()
+
+    async def _leave_model(self) -> None:
+        """Close what the model has open, and wait for the threads it may still run in."""
+        try:
+            with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
+                try:
+                    # An iterator that is no async generator is not among those.
+                    aclose = getattr(self._items, "aclose", None)
+                    if aclose is not None:
+                        await aclose()
+                finally:
                     await self._generators.aclose()
                     await self._calls.join()
-                self._left_model.set()
-                await self._report_end()
-                await self._calls.join()
-            tasks.cancel_scope.cancel()
-        if self._end_scope.cancelled_caught:
-            self._warn_of_left()
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+            self._note_end_error(exc)
+        finally:
+            self._left_model.set()
 
     async def _notice_cancellation(self, own: anyio.CancelScope) -> None:
         """Limit the time of a shielded cleanup once what is around it is cancelled: the loop ends."""
@@ -516,38 +559,43 @@ class _ModelRun(Run):
         return any(run.handlers for run in (self._llm_run, *self._chain_runs) if run is not None)
 
     async def _report_end(self) -> None:
-        """Tell the handlers of the end, those of them who do not know of it yet."""
-        message, error = self._state.accumulator.message, self._state.accumulator.error
+        """Tell the handlers of the end, or wait until the other task has that does so already."""
+        if self._report_begun:
+            await self._reported.wait()
+            return
+        self._report_begun = True
         try:
-            if self._llm_run is not None and self._llm_run.handlers:
-                if message is not None and self._end_error is None:
-                    await self._llm_run.on_llm_end(end_response(message, self._generation_info))
-                else:
-                    cause = self._end_error or error
-                    assert cause is not None
-                    await self._llm_run.on_llm_error(
-                        cause, response=error_response(cause, self._generation_info)
-                    )
-        except BaseException as exc:
-            if is_cancellation(exc):
-                raise
-            self._end_error = self._end_error or exc
-        for chain in reversed(self._chain_runs):
-            try:
-                if message is not None and self._end_error is None:
-                    await chain.on_chain_end(message)
-                else:
-                    await chain.on_chain_error(cast("BaseException", self._end_error or error))
-            except BaseException as exc:
-                if is_cancellation(exc):
+            for run in (self._llm_run, *reversed(self._chain_runs)):
+                if run is None or not run.handlers:
+                    continue
+                try:
+                    await self._report_end_of(run)
+                except anyio.get_cancelled_exc_class():
                     raise
-                self._end_error = self._end_error or exc
+                except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+                    self._note_end_error(exc)
+        finally:
+            self._reported.set()
+
+    async def _report_end_of(self, run: LLMRun | ChainRun) -> None:
+        message = self._state.accumulator.message
+        error = self._end_error or self._state.accumulator.error
+        if error is None:
+            assert message is not None
+            if isinstance(run, ChainRun):
+                await run.on_chain_end(message)
+            else:
+                await run.on_llm_end(end_response(message, self._generation_info))
+        elif isinstance(run, ChainRun):
+            await run.on_chain_error(error)
+        else:
+            await run.on_llm_error(error, response=error_response(error, self._generation_info))
 
     async def _watch(self) -> None:
         """See to it that a run that is being closed is over in time."""
+        assert self._cleanup_since is not None
+        deadline = self._cleanup_since + CLEANUP_SECONDS
         try:
-            assert self._cleanup_since is not None
-            deadline = self._cleanup_since + CLEANUP_SECONDS
             with anyio.CancelScope(shield=True, deadline=self._cleanup_since + MODEL_SECONDS):
                 await self._left_model.wait()
             if not self._left_model.is_set():
@@ -556,12 +604,12 @@ class _ModelRun(Run):
             with anyio.CancelScope(shield=True, deadline=deadline):
                 await self._ended.wait()
         finally:
-            if not self._ended.is_set():
+            if not self._ended.is_set() and anyio.current_time() >= deadline:
                 self._warn_of_left()
                 self._ended.set()
 
     def _warn_of_left(self) -> None:
-        left = [*self._dispatch.unreturned, *self._calls.left()]
+        left = [*self._dispatch.unreturned.values(), *self._calls.left()]
         if not self._left_model.is_set():
             left.insert(0, f"the model {type(self._target.runnable).__name__}")
         warnings.warn(

@@ -135,15 +135,8 @@ class ProjectionState(Generic[D, F]):
 
     def raise_error(self) -> NoReturn:
         """Raise the error as it came, however often it was raised since."""
-        error = self.error
-        assert error is not None
-        context = error.__context__
-        try:
-            raise error.with_traceback(self._traceback)
-        finally:
-            # What a consumer is handling at the moment is not what the error came of.
-            error.__context__ = context
-            del error  # it refers to this frame by its traceback
+        assert self.error is not None
+        raise_as_it_came(self.error, self._traceback)
 
     async def wait_for_more(self, steps: Steps) -> None:
         """Wait for a delta or the end, as the next of a consumer's steps."""
@@ -403,6 +396,17 @@ class AsyncTextProjection(AsyncProjection[str, str]):
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"AsyncTextProjection requires a string {name}, not {type(value).__name__}")
+
+
+def raise_as_it_came(error: BaseException, traceback: Any) -> NoReturn:
+    """Raise an error that is raised many times, with the traceback that it had at first."""
+    context = error.__context__
+    try:
+        raise error.with_traceback(traceback)
+    finally:
+        # What a consumer is handling at the moment is not what the error came of.
+        error.__context__ = context
+        del error  # it refers to this frame by its traceback
 
 
 def sharable(error: BaseException) -> BaseException:

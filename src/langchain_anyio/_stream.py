@@ -147,6 +147,7 @@ class AsyncChatModelStream:
 
     __slots__ = (
         "__weakref__",
+        "_awaiting",
         "_entered",
         "_events",
         "_namespace",
@@ -183,6 +184,7 @@ class AsyncChatModelStream:
         self._run = run
         self._owner = owner
         self._entered = False
+        self._awaiting = 0
         self._namespace = namespace or []
         self._node = node
         self._text = cast("AsyncTextProjection", AsyncTextProjection._view(state.text, owner))
@@ -330,6 +332,7 @@ class AsyncChatModelStream:
         return self._wait().__await__()
 
     async def _wait(self) -> AIMessage:
+        self._awaiting += 1
         try:
             message = await self._state.output.wait_for_final()
             if self._run is not None:
@@ -338,9 +341,12 @@ class AsyncChatModelStream:
             raise
         except BaseException:
             flow = self._state.flow
-            if self._run is not None and not (self._entered or flow.shared or flow.at_head):
+            alone = self._awaiting == 1 and not (flow.shared or flow.at_head)
+            if self._run is not None and alone and not self._entered:
                 await self._run.aclose()
             raise
+        finally:
+            self._awaiting -= 1
         return message
 
     # Feeding
@@ -431,7 +437,7 @@ class _Events(AsyncProjection[MessagesData, "list[MessagesData]"]):
                 "the stream was opened with replay=False, so its events are not kept; "
                 "iterate over them, or open it with replay=True"
             )
-        return await super()._wait()
+        return list(await super()._wait())
 
 
 @final
