@@ -232,9 +232,11 @@ async def test_cancellations() -> None:
         assert not is_cancellation(error)
         assert without_cancellations(error) is error
     assert not is_cancellation(mixed)
-    rest = without_cancellations(mixed)
+    assert type(without_cancellations(mixed)) is ValueError
+    several = BaseExceptionGroup("", [own, ValueError(), KeyError()])
+    rest = without_cancellations(several)
     assert isinstance(rest, ExceptionGroup)
-    assert list(map(type, rest.exceptions)) == [ValueError]
+    assert list(map(type, rest.exceptions)) == [ValueError, KeyError]
 
 
 def test_cancellations_without_trio() -> None:

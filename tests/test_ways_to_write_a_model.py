@@ -22,6 +22,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from langchain_anyio import open_stream
 from langchain_anyio._background import backend
+from langchain_anyio._resolve import resolve
 from models import (
     USAGE,
     AEventsModel,
@@ -205,6 +206,17 @@ async def test_configurable_models() -> None:
     )
     assert (await open_stream(either, "hi", {"configurable": {"which": "b"}})).text == "b"
     assert (await open_stream(either, "hi")).text == "one two three"
+
+
+async def test_a_model_that_langchain_configures() -> None:
+    from langchain.chat_models import init_chat_model
+
+    configurable = init_chat_model(
+        "gpt-5-mini", model_provider="openai", configurable_fields=("model",), api_key="unused"
+    ).bind_tools([{"name": "t", "description": "d", "parameters": {}}])
+    target = resolve(configurable, {"configurable": {"model": "gpt-5-nano"}})
+    assert target.runnable.model_name == "gpt-5-nano"  # type: ignore[union-attr]
+    assert target.bound["tools"]
 
 
 async def test_a_sequence_that_ends_in_a_model() -> None:

@@ -190,12 +190,18 @@ def when_cancelled(task: Any, func: Callable[[], object]) -> Callable[[], object
 
 
 def without_cancellations(error: BaseException) -> BaseException | None:
-    """Return `error`, if it is a group then what of it is no cancellation, or `None` where nothing is left."""
+    """Return `error`, or `None` where it is a cancellation.
+
+    Of a group that has cancellations in it, what else is in it is returned, bare if it is one error.
+    """
     if is_cancellation(error):
         return None
     if isinstance(error, BaseExceptionGroup):
         cancellations, rest = error.split(is_cancellation)
-        return error if cancellations is None else cast("BaseException | None", rest)
+        if cancellations is None or rest is None:
+            return error
+        errors = cast("tuple[BaseException, ...]", rest.exceptions)
+        return errors[0] if len(errors) == 1 else cast("BaseException", rest)
     return error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import (
@@ -54,6 +54,10 @@ def resolve(model: object, config: RunnableConfig | None) -> Target:
             config = bound_config(runnable, config)
             bound = {**runnable.kwargs, **bound}
             runnable = runnable.bound
+        elif type(runnable).__name__ == "_ConfigurableModel":
+            # What init_chat_model of langchain's gives where the config is to name the model. There is no
+            # public way to ask it for the model, and langchain is no dependency.
+            runnable = cast("Any", runnable)._model(config)
         else:
             raise _unsupported(model, "" if runnable is model else f" around a {_name(runnable)}")
 
