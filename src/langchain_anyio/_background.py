@@ -198,10 +198,9 @@ def without_cancellations(error: BaseException) -> BaseException | None:
         return None
     if isinstance(error, BaseExceptionGroup):
         cancellations, rest = error.split(is_cancellation)
-        if cancellations is None or rest is None:
-            return error
-        errors = cast("tuple[BaseException, ...]", rest.exceptions)
-        return errors[0] if len(errors) == 1 else cast("BaseException", rest)
+        if cancellations is not None and rest is not None:
+            errors = cast("tuple[BaseException, ...]", rest.exceptions)
+            return errors[0] if len(errors) == 1 else cast("BaseException", rest)
     return error
 
 
