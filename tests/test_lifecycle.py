@@ -117,8 +117,12 @@ async def test_in_an_async_generator_closed_from_another_task() -> None:
     model, recorder = AStreamModel(words=LONG), Recorder()
     generator: Any = endpoint(model, recorder)
     assert await generator.__anext__() == "0"
+
+    async def close() -> None:
+        await generator.aclose()
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(generator.aclose)
+        tasks.start_soon(close)
     assert recorder.ends() == ["on_llm_error"]
     # The task that used the generator has no scope left open: it may open and leave others.
     with anyio.move_on_after(0):

@@ -29,6 +29,7 @@ from models import (
     StreamModel,
     chunk,
 )
+from test_accumulator import newest
 
 pytestmark = pytest.mark.anyio
 
@@ -142,7 +143,9 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=newest if name == "rich" else ()) for name in MODELS]
+)
 @pytest.mark.parametrize("kind", (Recorder, AsyncRecorder))
 @pytest.mark.parametrize("inline", (False, True))
 async def test_handlers_are_told_the_same(name: str, kind: Any, inline: bool) -> None:

@@ -13,6 +13,7 @@ from langchain_core.language_models.chat_model_stream import ChatModelStream
 
 from event_strategies import Event, event_sequences
 from langchain_anyio import AsyncChatModelStream, StreamCancelledError
+from test_accumulator import newest
 
 pytestmark = pytest.mark.anyio
 
@@ -369,6 +370,7 @@ async def test_a_stream_is_freed_without_the_collector() -> None:
         gc.enable()
 
 
+@newest
 @given(events=event_sequences)
 def test_beside_langchain_cores_stream(events: list[Event]) -> None:
     """The stream adds to the accumulator only what it records and how it ends."""
