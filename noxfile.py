@@ -5,6 +5,7 @@ A Python version that is not installed is skipped, and nox says so. Arguments af
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -20,6 +21,18 @@ nox.options.error_on_external_run = True
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 BACKENDS = ["asyncio", "uvloop", "trio"]
+NEWEST = next((python for python in reversed(PYTHONS) if shutil.which(f"python{python}")), None)
+# They start processes and servers, or cancel at every point, and what they test differs little among Pythons.
+SLOW = [
+    "test_benchmarks.py",
+    "test_cancelled_everywhere.py",
+    "test_cli.py",
+    "test_handler_beside_the_original.py",
+    "test_providers.py",
+    "test_providers_stream.py",
+    "test_readme.py",
+    "test_ways_people_use_them.py",
+]
 
 
 @nox.session
@@ -58,7 +71,8 @@ def lowest(session: nox.Session) -> None:
     if session.venv_backend != "uv":
         session.skip("only uv resolves to the lowest versions")
     session.install("--resolution", "lowest-direct", ".[trio,cli]", "--group", "test")
-    session.run("pytest", *session.posargs)
+    slow = [f"--ignore=tests/{name}" for name in SLOW if "providers" not in name]
+    session.run("pytest", *slow, *session.posargs, env={"HYPOTHESIS_PROFILE": "brief"})
 
 
 @nox.session
@@ -66,25 +80,24 @@ def without_trio(session: nox.Session) -> None:
     """All but trio works without trio."""
     session.install(".", "--group", "test-without-trio")
     session.run("python", "-c", "import importlib.util as u; assert u.find_spec('trio') is None")
-    session.run("pytest", "--backend", "asyncio", *session.posargs)
+    slow = [f"--ignore=tests/{name}" for name in SLOW]
+    session.run("pytest", "--backend", "asyncio", *slow, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """The tests, on each Python and each backend, but for the command line.
-
-    Each test of that starts processes, which take minutes altogether; the sessions `lowest` and `coverage` run
-    them, on the lowest Python and on this one, on all backends.
-    """
+    """The tests, on each Python and each backend; those that take minutes on the newest Python that is found."""
     session.install(".[cli]", "--group", "test")
-    ignored = "--ignore=tests/test_cli.py"
-    session.run("pytest", "--backend", backend, ignored, *session.posargs)
+    newest = session.python == NEWEST
+    slow = [] if newest else [f"--ignore=tests/{name}" for name in SLOW]
+    env = {} if newest else {"HYPOTHESIS_PROFILE": "brief"}
+    session.run("pytest", "--backend", backend, *slow, *session.posargs, env=env)
 
 
-@nox.session
+@nox.session(default=False)
 def coverage(session: nox.Session) -> None:
-    """Lines and branches that the tests reach, on all backends together."""
+    """Lines and branches that the tests reach, on all backends together; takes a quarter of an hour."""
     session.install(".[cli]", "--group", "test")
     # The tracer slows down the project alone, which makes nonsense of a comparison of times.
     compared = "tests/test_chunks.py::test_plain_chunks_take_a_short_path"

@@ -290,6 +290,8 @@ class _ModelRun(Run):
                 raise RuntimeError("the stream runs on another event loop, and is closed there")
             self.close()
             await outlast(self._ended)
+        if backend() == "asyncio":
+            return  # its loop has been given an exit by the task itself
         for error in (self._state.accumulator.error, self._end_error):
             if isinstance(error, _EXITS):
                 raise_as_it_came(error, error.__traceback__)
