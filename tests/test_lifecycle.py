@@ -622,16 +622,17 @@ async def test_a_handler_never_told_of_the_start_is_not_told_of_the_end() -> Non
 
 @pytest.fixture
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_driver, "CLEANUP_SECONDS", 0.4)
+    # Most of it is for the handlers: on a busy machine their threads take a while to begin.
+    monkeypatch.setattr(_driver, "CLEANUP_SECONDS", 1.5)
     monkeypatch.setattr(_driver, "MODEL_SECONDS", 0.2)
-    monkeypatch.setattr(_driver, "OWN_SECONDS", 0.3)
+    monkeypatch.setattr(_driver, "OWN_SECONDS", 1.3)
 
 
 async def close_in_time(stream: AsyncChatModelStream, match: str) -> None:
     began = time.monotonic()
     with pytest.warns(ResourceWarning, match=match):
         await stream.aclose()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.usefixtures("short_cleanup")
