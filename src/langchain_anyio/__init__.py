@@ -5,6 +5,7 @@ The accumulator turns protocol events into deltas and the message; it awaits not
 The stream is the accumulator and its projections.
 The driver runs a chat model into a stream: its task, its callbacks, its end.
 The callback handlers hand out the tokens of whatever runs, and write them.
+The trio runtime has langchain-core itself run on trio, in a package that nothing else imports.
 The command line `python -m langchain_anyio` shows one answer as it comes.
 """
 
@@ -21,3 +22,5 @@ from ._stream import AsyncChatModelStream as AsyncChatModelStream
 from .callbacks import AsyncFinalIteratorCallbackHandler as AsyncFinalIteratorCallbackHandler
 from .callbacks import AsyncIteratorCallbackHandler as AsyncIteratorCallbackHandler
 from .callbacks import AsyncStreamingStdOutCallbackHandler as AsyncStreamingStdOutCallbackHandler
+from ._trio_runtime import disable_trio as disable_trio
+from ._trio_runtime import enable_trio as enable_trio

@@ -23,11 +23,19 @@ _logger = logging.getLogger(__name__)
 
 @final
 class AsyncGenerators:
-    """The async generators that were first iterated over by what `watch()` was given."""
+    """The async generators that were first iterated over by what `watch()` was given.
 
-    __slots__ = ("__weakref__", "_closed", "_started")
+    Args:
+        collected: Called with one that nobody refers to any more, by whoever let go of it, in any thread, until
+            `release()`. By default it is kept, and closed with the others.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("__weakref__", "_closed", "_collected", "_started")
+
+    def __init__(
+        self, collected: Callable[[AsyncGenerator[Any, Any]], object] | None = None
+    ) -> None:
+        self._collected = collected
         # By identity, in the order in which they were started, which is that from the outermost inwards.
         # One that is collected is kept, in its place: it holds those that it reads itself.
         self._started: dict[int, Callable[[], AsyncGeneratorType[Any, Any] | None]] = {}
@@ -50,7 +58,7 @@ class AsyncGenerators:
 
         Cancellation: goes on when the others have been closed.
         """
-        self._closed = True
+        self._closed = self._collected is None
         first: BaseException | None = None
         for generator in self._open():
             if generator.ag_frame is None or generator.ag_running:
@@ -67,6 +75,11 @@ class AsyncGenerators:
                 raise first
             finally:
                 del first
+
+    def release(self) -> None:
+        """Leave those that are still open to the event loop."""
+        self._closed = True
+        self._started.clear()
 
     def _open(self) -> list[AsyncGeneratorType[Any, Any]]:
         # A copy: one may be collected in another thread at any time.
@@ -110,7 +123,7 @@ class _Watched(Generic[T]):
 
         def collected(generator: AsyncGenerator[Any, Any]) -> None:
             if not generators._closed:
-                generators._keep(generator)
+                (generators._collected or generators._keep)(generator)
             elif loop_hooks.finalizer is not None:
                 loop_hooks.finalizer(generator)
 

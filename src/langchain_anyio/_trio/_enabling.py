@@ -1,0 +1,159 @@
+"""`enable_trio` and `disable_trio`: putting the namespace into the modules of a library, and taking it out."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Final
+
+from ._namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, Namespace
+from ._running import on_trio
+from ._survey import modules_that_use_asyncio
+from ._wrapping import wrappers
+
+LANGCHAIN_CORE: Final = "langchain_core"
+
+# Modules of langchain-core that call callback handlers.
+_OF_HANDLERS: Final = frozenset({"langchain_core.callbacks.manager", "langchain_core.tracers.base"})
+
+_MISSING: Final = object()
+
+_lock = threading.RLock()
+# What was put where, in order, and what had been there.
+_changes: dict[str, list[tuple[Any, str, Any]]] = {}
+
+
+def enable(packages: Sequence[str]) -> None:
+    """Enable langchain-core and some packages more; those that are enabled already stay so."""
+    for package in packages:
+        if package in _changes or package == LANGCHAIN_CORE:
+            continue
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"no package named {package!r} is installed", name=package)
+        if not modules_that_use_asyncio(package):
+            raise ValueError(f"{package} does not use asyncio: there is nothing to enable in it")
+    with _lock:
+        if _FINDER not in sys.meta_path:
+            sys.meta_path.insert(0, _FINDER)
+        for package in (LANGCHAIN_CORE, *packages):
+            if package not in _changes:
+                _changes[package] = []
+                for name, module in list(sys.modules.items()):
+                    if _within(name, package):
+                        _change(module, _changes[package])
+
+
+def disable() -> None:
+    """Undo `enable`."""
+    with _lock:
+        if _FINDER in sys.meta_path:
+            sys.meta_path.remove(_FINDER)
+        for changes in _changes.values():
+            for place, name, original in reversed(changes):
+                if original is _MISSING:
+                    delattr(place, name)
+                else:
+                    setattr(place, name, original)
+        _changes.clear()
+
+
+def _within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def _change(module: ModuleType, changes: list[tuple[Any, str, Any]]) -> None:
+    """Put the namespace, and the wrappers, into a module."""
+    for place, name, value in _replacements(module):
+        changes.append((place, name, vars(place).get(name, _MISSING) if name != "__bases__" else place.__bases__))
+        setattr(place, name, value)
+
+
+def _replacements(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
+    namespace = NAMESPACE_OF_HANDLERS if module.__name__ in _OF_HANDLERS else NAMESPACE
+    for name, value in list(vars(module).items()):
+        if value is asyncio:
+            yield module, name, namespace
+        elif (asyncio_name := _imported(value)) is not None:
+            yield module, name, _portable(asyncio_name, namespace)
+        elif isinstance(value, type) and value.__module__ == module.__name__:
+            bases = tuple(_PORTABLE_CLASSES.get(base, base) for base in value.__bases__)
+            if bases != value.__bases__:
+                yield value, "__bases__", bases
+    yield from wrappers(module)
+
+
+# For `from asyncio import ...` and for base classes: asyncio's classes, which the portable ones are subclasses of.
+_PORTABLE_CLASSES: Final[dict[Any, Any]] = {
+    getattr(asyncio, name): ON_TRIO[name] for name in ("Event", "Lock", "Queue", "Semaphore")
+}
+_NAMES: Final[dict[int, str]] = {
+    id(getattr(asyncio, name)): name for name in ON_TRIO if hasattr(asyncio, name)
+}
+
+
+def _imported(value: object) -> str | None:
+    """Return asyncio's name for something, where it is one that means something else on trio."""
+    return _NAMES.get(id(value))
+
+
+def _portable(name: str, namespace: Namespace) -> Any:
+    """Return what can stand for a name for good, whatever runs when it is used."""
+    original = getattr(asyncio, name)
+    if original in _PORTABLE_CLASSES:
+        return _PORTABLE_CLASSES[original]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(namespace, name)(*args, **kwargs)
+
+    if isinstance(original, type):
+        return original if name in {"Future", "Task"} else call
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = original.__doc__
+    return call
+
+
+class _Finder(MetaPathFinder):
+    """Has the modules of the enabled packages changed as they are imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package = next((p for p in _changes if _within(fullname, p)), None)
+        if package is None:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None and hasattr(spec.loader, "exec_module"):
+                    # The loader stays what it is, for all those who ask it for its source.
+                    spec.loader.exec_module = _changing(spec.loader.exec_module, package)  # type: ignore[method-assign]
+                return spec
+        return None
+
+
+def _changing(
+    exec_module: Callable[[ModuleType], None], package: str
+) -> Callable[[ModuleType], None]:
+    def exec_and_change(module: ModuleType) -> None:
+        exec_module(module)
+        with _lock:
+            if package in _changes:
+                _change(module, _changes[package])
+
+    return exec_and_change
+
+
+_FINDER: Final = _Finder()
+
+
+def is_enabled_here() -> bool:
+    """Tell whether langchain-core runs natively where the caller is."""
+    return LANGCHAIN_CORE in _changes and on_trio()

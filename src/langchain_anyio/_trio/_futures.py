@@ -1,0 +1,476 @@
+"""asyncio's futures and tasks on trio, and the functions around them.
+
+Only what runs in a trio task calls anything here. The meaning of each name is asyncio's, with structure added: a task
+does not outlive the call that started it, awaiting something is to answer for it, and whoever is cancelled raises
+trio's own `Cancelled` and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from contextvars import Context, copy_context
+from functools import partial
+from types import GenericAlias
+from typing import Any, Generic, TypeVar, cast
+
+import trio
+
+from ._owner import CLEANUP_SECONDS, Owner
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+
+class Future(Generic[T]):
+    """A result that is still to come.
+
+    Ports `asyncio.Future`. Its callbacks are called at once, and not soon, when it is done.
+    """
+
+    def __init__(self, *, loop: object = None) -> None:
+        self._event = trio.Event()
+        self._result: T | None = None
+        self._exception: BaseException | None = None
+        self._cancelled = False
+        self._message: str | None = None
+        self._callbacks: list[tuple[Callable[[Any], object], Context]] = []
+        self._retrieved = False
+
+    def done(self) -> bool:
+        return self._event.is_set()
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def result(self) -> T:
+        if error := self.exception():
+            raise error
+        return cast("T", self._result)
+
+    def exception(self) -> BaseException | None:
+        if not self.done():
+            raise asyncio.InvalidStateError("the result is still to come")
+        if self._cancelled:
+            raise self._cancellation()
+        self._retrieved = True
+        return self._exception
+
+    def _cancellation(self) -> BaseException:
+        """Return what tells the awaiting side that this was cancelled.
+
+        It is asyncio's error: trio's own is for cancel scopes to raise, and one that no scope knows would
+        go through all nurseries. Where trio's is at hand already, that one goes on.
+        """
+        at_hand = sys.exc_info()[1]
+        if isinstance(at_hand, trio.Cancelled):
+            return at_hand
+        return asyncio.CancelledError(*() if self._message is None else (self._message,))
+
+    def set_result(self, result: T) -> None:
+        self._finish()
+        self._result = result
+        self._announce()
+
+    def set_exception(self, exception: BaseException | type[BaseException]) -> None:
+        self._finish()
+        self._exception = exception() if isinstance(exception, type) else exception
+        self._announce()
+
+    def cancel(self, msg: str | None = None) -> bool:
+        if self.done():
+            return False
+        self._message = msg
+        self._cancelled = True
+        self._announce()
+        return True
+
+    def _finish(self) -> None:
+        if self.done():
+            raise asyncio.InvalidStateError("the result is there already")
+
+    def _announce(self) -> None:
+        self._event.set()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback, context in callbacks:
+            self._call(callback, context)
+
+    def _call(self, callback: Callable[[Any], object], context: Context) -> None:
+        try:
+            context.run(callback, self)
+        except Exception:
+            _logger.exception("a callback of %r failed", self)
+
+    def add_done_callback(
+        self, callback: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        context = copy_context() if context is None else context
+        if self.done():
+            self._call(callback, context)
+        else:
+            self._callbacks.append((callback, context))
+
+    def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
+        before = len(self._callbacks)
+        self._callbacks = [(c, context) for c, context in self._callbacks if c != callback]
+        return before - len(self._callbacks)
+
+    def get_loop(self) -> object:
+        from ._loop import running_loop
+
+        return running_loop()
+
+    async def settled(self) -> None:
+        """Wait until it is done, without raising what it raised."""
+        if not self.done():
+            await self._event.wait()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._outcome().__await__()
+
+    async def _outcome(self) -> T:
+        """Wait, and take the work along when the waiting is interrupted: cancel it, and wait for its end."""
+        try:
+            await self.settled()
+        except BaseException as interruption:
+            self.cancel()
+            with trio.CancelScope(shield=True):
+                await self.settled()
+            # As in a nursery: an error goes before the cancellation that it came up in.
+            if isinstance(interruption, trio.Cancelled) and not self._cancelled:
+                self._retrieved = True
+                if self._exception is not None:
+                    raise self._exception from None
+            raise
+        return self.result()
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def __del__(self) -> None:
+        if self._exception is not None and not self._retrieved:
+            _logger.error(
+                "the exception of %r was never retrieved", self, exc_info=self._exception
+            )
+
+
+class Task(Future[T]):
+    """A coroutine that runs by itself.
+
+    Ports `asyncio.Task`. It runs as a trio system task, because it may be started in an async generator, where no
+    nursery can be open; it belongs to the public call that it was started in, and to the run where there is none.
+    """
+
+    def __init__(
+        self, coro: Awaitable[T], *, name: str | None = None, context: Context | None = None
+    ) -> None:
+        super().__init__()
+        self._name = name or getattr(coro, "__qualname__", None) or type(coro).__name__
+        self._awaitable: Awaitable[T] | None = coro
+        self._scope = trio.CancelScope()
+        self._owner = Owner.current()
+        if self._owner is not None:
+            self._owner.tasks.add(self)
+        context = copy_context() if context is None else context
+        try:
+            trio.lowlevel.spawn_system_task(self._run, name=self._name, context=context)
+        except RuntimeError:
+            # The run is ending and takes no more tasks, while its last generators are closed: it runs as it is awaited.
+            self._late = True
+
+    _late = False
+
+    def get_name(self) -> str:
+        return self._name
+
+    def get_coro(self) -> Awaitable[T] | None:
+        return self._awaitable
+
+    def cancel(self, msg: str | None = None) -> bool:
+        if self.done():
+            return False
+        if not self._scope.cancel_called:
+            self._message = msg
+        self._scope.cancel()
+        return True
+
+    def cancelling(self) -> int:
+        return int(self._scope.cancel_called)
+
+    async def settled(self) -> None:
+        if self._late:
+            self._late = False
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._run()
+        await super().settled()
+
+    async def _run(self) -> None:
+        awaitable = cast("Awaitable[T]", self._awaitable)
+        try:
+            if self._scope.cancel_called and isinstance(awaitable, Coroutine):
+                # As on asyncio, what was cancelled before it began does not begin.
+                awaitable.close()
+                self._end(cancelled=True)
+                return
+            with self._scope:
+                owner = self._owner
+                self._result = await (awaitable if owner is None else owner.run(awaitable))
+            self._end(cancelled=self._scope.cancelled_caught)
+        except asyncio.CancelledError as exc:
+            self._message = self._message or (str(exc.args[0]) if exc.args else None)
+            self._end(cancelled=True)
+        except BaseException as exc:
+            # trio's cancellation that is left here is that of the run, which has to have it back.
+            ours, errors = _split(exc)
+            self._exception = errors
+            self._end(cancelled=errors is None)
+            if ours is not None:
+                raise ours from None
+
+    def _end(self, *, cancelled: bool) -> None:
+        self._cancelled = cancelled
+        self._awaitable = None
+        if self._owner is not None:
+            self._owner.tasks.discard(self)
+        self._announce()
+
+    def __repr__(self) -> str:
+        return f"<Task {self._name!r}{'' if not self.done() else ' done'}>"
+
+
+def _split(
+    exc: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """Part trio's cancellation from what else there is."""
+    if isinstance(exc, trio.Cancelled):
+        return exc, None
+    if isinstance(exc, BaseExceptionGroup):
+        cancelled, errors = exc.split(trio.Cancelled)
+        return cancelled, errors
+    return None, exc
+
+
+def create_task(
+    coro: Awaitable[T], *, name: str | None = None, context: Context | None = None
+) -> Task[T]:
+    """Port `asyncio.create_task`; `context` is taken on every Python."""
+    return Task(coro, name=name, context=context)
+
+
+def ensure_future(awaitable: Awaitable[T], *, loop: object = None) -> Future[T]:
+    """Port `asyncio.ensure_future`."""
+    return awaitable if isinstance(awaitable, Future) else Task(awaitable)
+
+
+def isfuture(value: object) -> bool:
+    """Port `asyncio.isfuture`."""
+    return isinstance(value, Future) or asyncio.isfuture(value)
+
+
+async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+    """Await all of them at the same time and return their results in order.
+
+    When one fails, the others are cancelled and waited for, then its error is raised, bare.
+
+    Ports `asyncio.gather`, where the others run on and nobody waits for them.
+    """
+    results: list[Any] = [None] * len(awaitables)
+
+    async def run(index: int, awaitable: Awaitable[Any]) -> None:
+        try:
+            results[index] = await _owned(awaitable)
+        except (Exception, asyncio.CancelledError) as exc:
+            if not return_exceptions:
+                raise
+            results[index] = exc
+
+    await _all(run, awaitables)
+    return results
+
+
+async def gather_to_the_end(
+    *awaitables: Awaitable[Any], return_exceptions: bool = False
+) -> list[Any]:
+    """As `gather`, but when one fails, the others are let finish.
+
+    For callback handlers: none shall miss an event because of another's error.
+    """
+    results = await gather(*map(_to_the_end, awaitables))
+    if not return_exceptions:
+        errors = [result for result in results if isinstance(result, _Failed)]
+        for other in errors[1:]:
+            _logger.error("a second error among those gathered", exc_info=other.exception)
+        if errors:
+            raise errors[0].exception
+    return [result.exception if isinstance(result, _Failed) else result for result in results]
+
+
+class _Failed:
+    __slots__ = ("exception",)
+
+    def __init__(self, exception: Exception) -> None:
+        self.exception = exception
+
+
+async def _to_the_end(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return await awaitable
+    except Exception as exc:
+        return _Failed(exc)
+
+
+async def _owned(awaitable: Awaitable[T]) -> T:
+    owner = Owner.current()
+    return await (awaitable if owner is None else owner.run(awaitable))
+
+
+async def _all(
+    run: Callable[[int, Awaitable[Any]], Awaitable[None]], awaitables: Iterable[Awaitable[Any]]
+) -> None:
+    """Run all in a nursery and raise the first error bare, as asyncio's callers expect it."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for index, awaitable in enumerate(awaitables):
+                nursery.start_soon(run, index, awaitable)
+        return
+    except BaseExceptionGroup as exc:
+        group = exc
+    cancelled, errors = group.split(trio.Cancelled)
+    if errors is None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # raises it bare
+        raise cast("BaseException", cancelled)
+    first, *others = errors.exceptions
+    for other in others:
+        _logger.error("a second error among those gathered", exc_info=other)
+    try:
+        raise first
+    finally:
+        del group, errors, first, others
+
+
+async def wait(
+    fs: Iterable[Future[Any]], *, timeout: float | None = None, return_when: str = asyncio.ALL_COMPLETED
+) -> tuple[set[Future[Any]], set[Future[Any]]]:
+    """Port `asyncio.wait`; cancelled, it leaves the tasks running, which belong to the call that started them."""
+    futures = set(fs)
+    enough = trio.Event()
+
+    def check(_: object = None) -> None:
+        done = [future for future in futures if future.done()]
+        if (
+            len(done) == len(futures)
+            or (done and return_when == asyncio.FIRST_COMPLETED)
+            or (
+                return_when == asyncio.FIRST_EXCEPTION
+                and any(not future.cancelled() and future._exception for future in done)
+            )
+        ):
+            enough.set()
+
+    for future in futures:
+        future.add_done_callback(check)
+    try:
+        with trio.move_on_after(_seconds(timeout)):
+            await enough.wait()
+    finally:
+        for future in futures:
+            future.remove_done_callback(check)
+    done = {future for future in futures if future.done()}
+    return done, futures - done
+
+
+def as_completed(
+    fs: Iterable[Awaitable[T]], *, timeout: float | None = None
+) -> Iterator[Coroutine[Any, Any, T]]:
+    """Port `asyncio.as_completed`, as the iterator of awaitables that it is on every Python."""
+    send, receive = trio.open_memory_channel[Future[T]](float("inf"))
+    futures = [ensure_future(awaitable) for awaitable in fs]
+    deadline = trio.current_time() + _seconds(timeout)
+
+    async def next_result() -> T:
+        with trio.CancelScope(deadline=deadline) as scope:
+            future = await receive.receive()
+        if scope.cancelled_caught:
+            raise asyncio.TimeoutError
+        return future.result()
+
+    for future in futures:
+        future.add_done_callback(send.send_nowait)
+    for _ in futures:
+        yield next_result()
+
+
+async def wait_for(fut: Awaitable[T], timeout: float | None) -> T:
+    """Port `asyncio.wait_for`, in the task of the caller."""
+    with trio.move_on_after(_seconds(timeout)):
+        return await fut
+    raise asyncio.TimeoutError
+
+
+class timeout:  # noqa: N801  # asyncio's name
+    """Port `asyncio.timeout`."""
+
+    def __init__(self, delay: float | None) -> None:
+        self._delay = delay
+
+    async def __aenter__(self) -> timeout:
+        self._scope = trio.move_on_after(_seconds(self._delay))
+        self._scope.__enter__()
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        if self._scope.__exit__(*exc_info) or self._scope.cancelled_caught:
+            raise TimeoutError
+
+    def expired(self) -> bool:
+        return self._scope.cancelled_caught
+
+
+def _seconds(timeout: float | None) -> float:
+    return float("inf") if timeout is None else max(0.0, timeout)
+
+
+async def sleep(delay: float, result: T | None = None) -> T | None:
+    """Port `asyncio.sleep`."""
+    await trio.sleep(max(0.0, delay))
+    return result
+
+
+async def shield(arg: Awaitable[T]) -> T:
+    """Await something that goes on when the awaiting side is cancelled.
+
+    It is waited for then, for 5 seconds at most, before the cancellation goes on; what has not ended by then is
+    cancelled with the rest.
+
+    Ports `asyncio.shield`, where nobody waits.
+    """
+    future = ensure_future(arg)
+    try:
+        await future.settled()
+    except trio.Cancelled:
+        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+            await future.settled()
+        if not future.done():
+            future.cancel()
+            warnings.warn(
+                f"{future!r} was cancelled, as it had not ended {CLEANUP_SECONDS:g} seconds after its surroundings "
+                "were cancelled",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        raise
+    return future.result()
+
+
+async def to_thread(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Port `asyncio.to_thread`."""
+    from ._loop import running_loop
+
+    call = partial(copy_context().run, func, *args, **kwargs)
+    return cast("T", await running_loop().run_in_executor(None, call))

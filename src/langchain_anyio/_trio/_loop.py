@@ -1,0 +1,165 @@
+"""What langchain-core asks of an event loop, of trio's."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import warnings
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from typing import Any, TypeVar, final
+
+import anyio
+import trio
+
+from .._background import Loop
+from .._threads import ThreadCalls, handler_limiter, model_limiter
+from ._futures import Future, Task
+from ._owner import CLEANUP_SECONDS
+from ._running import nothing_runs, on_trio
+
+T = TypeVar("T")
+
+_loops: trio.lowlevel.RunVar[TrioLoop] = trio.lowlevel.RunVar("langchain_anyio_loop")
+
+
+def running_loop() -> TrioLoop:
+    """Return the loop of the current trio run: the same object each time."""
+    try:
+        return _loops.get()
+    except LookupError:
+        loop = TrioLoop(model_limiter)
+        _loops.set(loop)
+        return loop
+
+
+def running_loop_of_handlers() -> TrioLoop:
+    """Return the same, but with the threads of the handlers: models hold their threads while they wait for handlers."""
+    return running_loop()._of_handlers
+
+
+@final
+class TrioLoop:
+    """A trio run, as far as langchain-core knows it: by a few methods of `asyncio.AbstractEventLoop`.
+
+    The methods are for the run's own thread, but for `call_soon_threadsafe`, `is_running` and `is_closed`.
+    """
+
+    def __init__(self, limiter: Callable[[], anyio.CapacityLimiter]) -> None:
+        self._loop = Loop()
+        self._limiter = limiter
+        self._closed = False
+        self._of_handlers = TrioLoop(handler_limiter) if limiter is model_limiter else self
+
+    def create_future(self) -> Future[Any]:
+        return Future()
+
+    def create_task(
+        self, coro: Awaitable[T], *, name: str | None = None, context: Context | None = None
+    ) -> Task[T]:
+        return Task(coro, name=name, context=context)
+
+    async def run_in_executor(
+        self,
+        executor: concurrent.futures.Executor | None,
+        func: Callable[..., T],
+        *args: Any,
+    ) -> T:
+        """Call `func` in a thread of the executor, or in a worker thread of ours.
+
+        When the awaiting side is cancelled, the thread is waited for, for 5 seconds at most; then it is left behind and
+        named in a `ResourceWarning`. A call that has not begun does not begin.
+        """
+        if executor is not None:
+            return await self._in_executor(executor, func, *args)
+        calls = ThreadCalls(self._loop)
+        label = _name(func)
+        try:
+            return await calls.run(lambda: func(*args), label=label, limiter=self._limiter())
+        except trio.Cancelled:
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await calls.join()
+            if calls.left():
+                _warn_of_left(label)
+            raise
+
+    async def _in_executor(
+        self, executor: concurrent.futures.Executor, func: Callable[..., T], *args: Any
+    ) -> T:
+        over = trio.Event()
+        future = executor.submit(func, *args)
+        future.add_done_callback(lambda _: self._loop.call_soon(over.set))
+        try:
+            await over.wait()
+        except trio.Cancelled:
+            if not future.cancel():
+                with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                    await over.wait()
+                if not over.is_set():
+                    _warn_of_left(_name(func))
+            raise
+        return future.result()
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> None:
+        """Have the run call `callback`; may be called from any thread.
+
+        Raises:
+            RuntimeError: The run is over.
+        """
+        context = copy_context() if context is None else context
+        if not self._loop.call_soon(lambda: context.run(callback, *args)):
+            self._closed = True
+            raise RuntimeError("the trio run is over")
+
+    call_soon = call_soon_threadsafe
+
+    def is_running(self) -> bool:
+        return not self.is_closed()
+
+    def is_closed(self) -> bool:
+        return self._closed or not self._loop.call_soon(_nothing)
+
+    def time(self) -> float:
+        return trio.current_time()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _name(func: Callable[..., Any]) -> str:
+    # langchain-core calls its functions within a context: `partial(copy_context().run, func)`.
+    while args := getattr(func, "args", None):
+        func = args[0]
+    return getattr(func, "__qualname__", None) or repr(func)
+
+
+def _warn_of_left(label: str) -> None:
+    warnings.warn(
+        f"the call of {label} in a worker thread was cancelled and has not returned for {CLEANUP_SECONDS:g} seconds; "
+        "it is left behind",
+        ResourceWarning,
+        stacklevel=2,
+    )
+
+
+@final
+class LateLoop:
+    """The loop of something that was made where no loop ran: trio's, if it is first used there.
+
+    Args:
+        otherwise: asyncio's loop, which the thing was made for.
+    """
+
+    __slots__ = ("_bound", "_otherwise")
+
+    def __init__(self, otherwise: asyncio.AbstractEventLoop) -> None:
+        self._otherwise = otherwise
+        self._bound: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._bound is None and not nothing_runs():
+            self._bound = running_loop() if on_trio() else self._otherwise
+        return getattr(self._bound or self._otherwise, name)

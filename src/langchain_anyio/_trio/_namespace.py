@@ -1,0 +1,136 @@
+"""What stands in the place of `asyncio` in the modules of a library."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, final
+
+import trio
+
+from . import _futures, _primitives
+from ._loop import running_loop, running_loop_of_handlers
+from ._running import nothing_runs, on_trio
+
+# What each name is on trio.
+ON_TRIO: Final[dict[str, Any]] = {
+    "Event": _primitives.Event,
+    "Lock": _primitives.Lock,
+    "Semaphore": _primitives.Semaphore,
+    "Queue": _primitives.Queue,
+    "Future": _futures.Future,
+    "Task": _futures.Task,
+    "as_completed": _futures.as_completed,
+    "create_task": _futures.create_task,
+    "ensure_future": _futures.ensure_future,
+    "gather": _futures.gather,
+    "get_event_loop": running_loop,
+    "get_running_loop": running_loop,
+    "isfuture": _futures.isfuture,
+    "shield": _futures.shield,
+    "sleep": _futures.sleep,
+    "timeout": _futures.timeout,
+    "to_thread": _futures.to_thread,
+    "wait": _futures.wait,
+    "wait_for": _futures.wait_for,
+}
+
+# What is asyncio's own on trio too: constants, errors, questions about a value, and what runs an asyncio loop inside
+# synchronous code.
+AS_ON_ASYNCIO: Final = frozenset(
+    {
+        "ALL_COMPLETED",
+        "AbstractEventLoop",
+        "FIRST_COMPLETED",
+        "FIRST_EXCEPTION",
+        "InvalidStateError",
+        "QueueEmpty",
+        "QueueFull",
+        "Runner",
+        "TimeoutError",
+        "all_tasks",
+        "iscoroutine",
+        "iscoroutinefunction",
+        "new_event_loop",
+        "run",
+        "set_event_loop",
+    }
+)
+
+NAMES: Final = AS_ON_ASYNCIO | ON_TRIO.keys() | {"CancelledError"}
+
+# What is made with these where nothing runs belongs to whatever it is first used on.
+_LATE: Final = frozenset({"Event", "Lock", "Semaphore", "Queue"})
+
+
+@final
+class Namespace:
+    """`asyncio` on asyncio, and what stands for it on trio.
+
+    On asyncio, and wherever trio does not run, a name is asyncio's own object, whatever the name. On trio it is what
+    `ON_TRIO` says.
+
+    Args:
+        differing: Names that are something else in the modules that this is for.
+    """
+
+    def __init__(self, differing: dict[str, Any] | None = None) -> None:
+        self._on_trio = {**ON_TRIO, **(differing or {})}
+
+    def __getattr__(self, name: str) -> Any:
+        if not on_trio():
+            if name in _LATE and nothing_runs():
+                return ON_TRIO[name]
+            return getattr(asyncio, name)
+        if name == "CancelledError":
+            return _cancelled_error()
+        if name in self._on_trio:
+            return self._on_trio[name]
+        if name in AS_ON_ASYNCIO:
+            return getattr(asyncio, name)
+        raise AttributeError(_missing(name, sys._getframe(1)), name=name, obj=self)
+
+    def __dir__(self) -> list[str]:
+        return sorted(NAMES)
+
+
+def _cancelled_error() -> type[BaseException]:
+    """Return the class of the cancellation at hand.
+
+    An `except` clause asks for its class while the exception is at hand, so one that says `asyncio.CancelledError` sees
+    trio's cancellation, and asyncio's error where a task that was cancelled on its own is awaited. Everywhere else the
+    name is asyncio's class, which can be raised: trio's own would be one that no cancel scope knows.
+    """
+    if isinstance(sys.exc_info()[1], trio.Cancelled):
+        return trio.Cancelled
+    return asyncio.CancelledError
+
+
+def _missing(name: str, frame: Any) -> str:
+    if not hasattr(asyncio, name):
+        return f"module 'asyncio' has no attribute {name!r}"
+    package = frame.f_globals.get("__name__", "?").partition(".")[0]
+    return (
+        f"asyncio.{name} has no meaning on trio yet: {frame.f_code.co_filename}:{frame.f_lineno} "
+        f"uses it ({release(package)})"
+    )
+
+
+def release(package: str) -> str:
+    """Name a package with its release, for error messages."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
+
+
+# The namespace of most modules, and that of those which call callback handlers.
+NAMESPACE: Final = Namespace()
+NAMESPACE_OF_HANDLERS: Final = Namespace(
+    {
+        "gather": _futures.gather_to_the_end,
+        "get_event_loop": running_loop_of_handlers,
+        "get_running_loop": running_loop_of_handlers,
+    }
+)

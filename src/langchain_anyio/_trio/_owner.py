@@ -1,0 +1,165 @@
+"""Who owns the tasks and the async generators that a call starts: the call, which does not end before them.
+
+On asyncio they belong to the loop, and live on when the call that started them has long returned. A trio nursery would
+be the place for them, but none can be open across the `yield` of an async generator, which is where langchain-core
+starts most of its tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+from trio.lowlevel import current_task
+
+from .._asyncgens import AsyncGenerators
+
+if TYPE_CHECKING:
+    from ._futures import Task
+
+T = TypeVar("T")
+
+# What may go on when its surroundings are cancelled has this long to end.
+CLEANUP_SECONDS = 5.0
+
+_logger = logging.getLogger(__name__)
+
+# Which owner's code each trio task is in the middle of.
+_owners: dict[trio.lowlevel.Task, Owner] = {}
+
+
+@final
+class Owner:
+    """The tasks that one public call of a library has started, and the async generators.
+
+    Tasks belong to the innermost call that they were started in. Generators belong to the outermost, which is where
+    nobody is left to read them: within it they may be handed around, as the branches of a `RunnableParallel` share their
+    input. One that is collected earlier is closed then, and the outermost call waits for that.
+
+    Args:
+        theirs: Generators that the caller has passed in. They are the caller's own to close.
+        closes_generators: Whether those that are still referred to are closed at the end. The result of a call
+            may be one; the end of a generator is the end of all that it has made.
+    """
+
+    __slots__ = (
+        "_closes_generators",
+        "_collected",
+        "_generators",
+        "_outermost",
+        "_theirs",
+        "_token",
+        "tasks",
+    )
+
+    def __init__(self, theirs: tuple[object, ...] = (), *, closes_generators: bool) -> None:
+        self.tasks: set[Task[Any]] = set()
+        outer = Owner.current()
+        self._outermost: Owner = self if outer is None else outer._outermost
+        self._closes_generators = closes_generators
+        self._theirs = theirs
+        self._generators = AsyncGenerators(self._generator_collected)
+        self._collected: deque[AsyncGenerator[Any, Any]] = deque()
+        self._token = trio.lowlevel.current_trio_token()
+
+    @staticmethod
+    def current() -> Owner | None:
+        """Return the innermost owner, looked for up the tree of trio's tasks; `None` outside of all of them."""
+        task: trio.lowlevel.Task | None = current_task()
+        while task is not None:
+            if (owner := _owners.get(task)) is not None:
+                return owner
+            nursery = task.parent_nursery
+            task = None if nursery is None else nursery.parent_task
+        return None
+
+    @staticmethod
+    def is_current_here() -> bool:
+        """Tell whether the trio task itself, and not only one further up, is in the middle of an owner's code."""
+        return current_task() in _owners
+
+    async def run(self, awaitable: Awaitable[T]) -> T:
+        """Await `awaitable`; what it starts belongs to this owner."""
+        task = current_task()
+        outer = _owners.get(task)
+        _owners[task] = self
+        try:
+            if outer is not None and outer._outermost is self._outermost:
+                return await awaitable
+            return await self._outermost._generators.watch(awaitable)
+        finally:
+            if outer is None:
+                del _owners[task]
+            else:
+                _owners[task] = outer
+
+    async def aclose(self, generator: AsyncGenerator[Any, Any] | None = None) -> None:
+        """Cancel the tasks and wait for them; then close `generator`, and the others if this is the outermost.
+
+        The tasks go first: they are what has the generators running. They have 5 seconds to end, whatever is cancelled
+        meanwhile. What has not ended by then is left behind and named in a `ResourceWarning`.
+        """
+        try:
+            await self._stop_tasks()
+        finally:
+            try:
+                if generator is not None:
+                    await self.run(generator.aclose())
+            finally:
+                del generator
+                if self._outermost is self:
+                    await self._close_generators()
+                if self.tasks:  # that closing has started
+                    await self._stop_tasks()
+
+    async def _stop_tasks(self) -> None:
+        for task in list(self.tasks):
+            task.cancel()
+        if not self.tasks:
+            return
+        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+            while self.tasks:
+                await next(iter(self.tasks)).settled()
+        if self.tasks:
+            names = ", ".join(sorted(task.get_name() for task in self.tasks))
+            self.tasks.clear()
+            warnings.warn(
+                f"the cleanup of a call was given up after {CLEANUP_SECONDS:g} seconds; left behind: {names}",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    async def _close_generators(self) -> None:
+        if self._closes_generators:
+            await self._generators.aclose(but=self._theirs)
+        self._generators.release()
+        await self._close_collected()
+
+    def _generator_collected(self, generator: AsyncGenerator[Any, Any]) -> None:
+        # Whoever let go of it may be anywhere, in another thread or in the middle of trio's own code.
+        self._collected.append(generator)
+        try:
+            self._token.run_sync_soon(self._start_closing)
+        except trio.RunFinishedError:
+            self._collected.clear()
+
+    def _start_closing(self) -> None:
+        if self._collected:
+            try:
+                trio.lowlevel.spawn_system_task(
+                    self._close_collected, name="langchain_anyio closing async generators"
+                )
+            except RuntimeError:  # the run is ending
+                pass
+
+    async def _close_collected(self) -> None:
+        while self._collected:
+            generator = self._collected.popleft()
+            try:
+                await generator.aclose()
+            except Exception:
+                _logger.warning("closing %r failed", generator, exc_info=True)

@@ -1,0 +1,29 @@
+"""What runs where the caller is: asyncio, trio, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from trio.lowlevel import current_task
+
+
+def on_trio() -> bool:
+    """Tell whether the caller runs in a trio task, and in no asyncio task that runs inside it.
+
+    Both can be current in one thread: synchronous code in a trio task may run an asyncio loop of its own, trio may be
+    a guest of asyncio's, and trio-asyncio runs asyncio on top of trio. asyncio's loop says nothing in any of these, its
+    current task does.
+    """
+    loop = asyncio._get_running_loop()
+    if loop is not None and asyncio.current_task(loop) is not None:
+        return False
+    try:
+        current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+def nothing_runs() -> bool:
+    """Tell whether the caller runs on no event loop at all, so that what it makes has none to belong to."""
+    return asyncio._get_running_loop() is None and not on_trio()

@@ -1,0 +1,162 @@
+"""Which names of asyncio a package uses, and where, read from its source without importing it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Use(NamedTuple):
+    """One use of asyncio.
+
+    Attributes:
+        file: The module's file.
+        line: The line in it.
+        name: The name: `gather`; or with what it is asked of, `loop.create_future`, `task.cancel`.
+    """
+
+    file: Path
+    line: int
+    name: str
+
+
+def modules_that_use_asyncio(package: str) -> list[Path]:
+    """Return the files of a package that import asyncio."""
+    return [path for path, tree in _sources(package) if any(_imports(tree))]
+
+
+def uses(package: str) -> Iterator[Use]:
+    """Find the names of asyncio that a package uses, and the attributes of loops and of tasks and futures."""
+    for path, tree in _sources(package):
+        modules = {alias for alias, name in _imports(tree) if name is None}
+        for alias, name in _imports(tree):
+            if name is not None:
+                line = next(n.lineno for n in ast.walk(tree) if _imports_name(n, alias))
+                yield Use(path, line, name)
+        for scope in _scopes(tree):
+            kinds = _kinds(scope, modules)
+            for node in ast.walk(scope):
+                if not isinstance(node, ast.Attribute):
+                    continue
+                if _is_asyncio(node.value, modules):
+                    yield Use(path, node.lineno, node.attr)
+                elif kind := _kind(node.value, modules, kinds):
+                    yield Use(path, node.lineno, f"{kind}.{node.attr}")
+
+
+def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        return
+    places = spec.submodule_search_locations
+    files = (
+        (path for place in places for path in sorted(Path(place).rglob("*.py")))
+        if places is not None
+        else [Path(spec.origin)]
+        if spec.origin
+        else []
+    )
+    for path in files:
+        source = path.read_bytes()
+        if b"asyncio" in source:
+            yield path, ast.parse(source, str(path))
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, str | None]]:
+    """Find what a module imports of asyncio: the alias, and the name unless it is asyncio itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name == "asyncio":
+                    yield alias.asname or "asyncio", None
+        elif isinstance(node, ast.ImportFrom) and node.module == "asyncio" and not node.level:
+            for alias in node.names:
+                yield alias.asname or alias.name, alias.name
+
+
+def _imports_name(node: ast.AST, alias: str) -> bool:
+    return (
+        isinstance(node, ast.ImportFrom)
+        and node.module == "asyncio"
+        and any((name.asname or name.name) == alias for name in node.names)
+    )
+
+
+def _scopes(tree: ast.Module) -> Iterator[ast.AST]:
+    """Part a module into its classes, functions and the rest: a name means one thing in each."""
+    rest = ast.Module([], [])
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+        else:
+            rest.body.append(node)
+    yield rest
+
+
+def _is_asyncio(node: ast.AST, modules: set[str]) -> bool:
+    return isinstance(node, ast.Name) and node.id in modules
+
+
+_KINDS = {
+    "create_task": "task",
+    "ensure_future": "task",
+    "shield": "task",
+    "create_future": "task",
+    "Task": "task",
+    "Future": "task",
+    "get_event_loop": "loop",
+    "get_running_loop": "loop",
+    "AbstractEventLoop": "loop",
+}
+
+
+def _kinds(scope: ast.AST, modules: set[str]) -> dict[str, str]:
+    """Find the variables and attributes of a class or function that hold a loop, or a task or future."""
+    kinds: dict[str, str] = {}
+    for _ in range(3):  # what is assigned from a variable whose kind was found further down
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Assign):
+                kind = _kind(node.value, modules, kinds)
+                targets = node.targets
+            elif isinstance(node, ast.AnnAssign):
+                kind = _annotated(node.annotation, modules)
+                targets = [node.target]
+            elif isinstance(node, ast.arg):
+                kind = node.annotation and _annotated(node.annotation, modules)
+                targets = [ast.Name(node.arg)]
+            else:
+                continue
+            for target in targets:
+                if kind and (key := _key(target)):
+                    kinds[key] = kind
+    return kinds
+
+
+def _key(node: ast.AST) -> str | None:
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        return ast.unparse(node)
+    return None
+
+
+def _kind(node: ast.AST, modules: set[str], kinds: dict[str, str]) -> str | None:
+    """Return what an expression is: a loop, or a task or future."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if _is_asyncio(node.func.value, modules) or _kind(node.func.value, modules, kinds) == "loop":
+            return _KINDS.get(node.func.attr)
+        return None
+    key = _key(node)
+    return kinds.get(key) if key else None
+
+
+def _annotated(node: ast.AST, modules: set[str]) -> str | None:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and _is_asyncio(part.value, modules):
+            return _KINDS.get(part.attr)
+        if isinstance(part, ast.Name) and part.id == "AbstractEventLoop":
+            return "loop"
+        if isinstance(part, (ast.Tuple, ast.List)):
+            return None
+    return None
