@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 # Far above what any of them takes, so that a test that hangs is a failure and not the end of the run.
-SECONDS = 30
+SECONDS = 15
 
 _outcomes: dict[str, str] = {}
 _asynchronous: set[str] = set()

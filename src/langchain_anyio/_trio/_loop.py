@@ -7,6 +7,7 @@ import concurrent.futures
 import warnings
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, TypeVar, final
 
 import anyio
@@ -131,8 +132,8 @@ def _nothing() -> None:
 
 def _name(func: Callable[..., Any]) -> str:
     # langchain-core calls its functions within a context: `partial(copy_context().run, func)`.
-    while args := getattr(func, "args", None):
-        func = args[0]
+    while isinstance(func, partial) and func.args:
+        func = func.args[0]
     return getattr(func, "__qualname__", None) or repr(func)
 
 
