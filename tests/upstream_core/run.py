@@ -38,8 +38,10 @@ def fetch(directory: Path) -> Path:
     return directory / root
 
 
-def outcomes(backend: str, place: Path, arguments: list[str]) -> dict[str, str]:
-    """Run the tests on a backend; return each asynchronous one's name and what became of it."""
+def outcomes(
+    backend: str, place: Path, arguments: list[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Run the tests on a backend; return what became of each asynchronous test, and of each synchronous one."""
     results = place / f"{backend}.json"
     results.unlink(missing_ok=True)
     tests = [argument for argument in arguments if argument.startswith("tests/")]
@@ -54,17 +56,19 @@ def outcomes(backend: str, place: Path, arguments: list[str]) -> dict[str, str]:
         cwd=place,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
     )
-    return json.loads(results.read_text())  # type: ignore[no-any-return]
+    both = json.loads(results.read_text())
+    return both["asynchronous"], both["synchronous"]
 
 
 def main() -> int:
     directory, *arguments = sys.argv[1:]
     place = fetch(Path(directory).resolve())
     release = version("langchain-core")
-    on_asyncio = outcomes("asyncio", place, arguments)
-    on_trio = outcomes("trio", place, arguments)
+    on_asyncio, without = outcomes("asyncio", place, arguments)
+    on_trio, enabled = outcomes("trio", place, arguments)
     passed = {name for name, outcome in on_asyncio.items() if outcome == "passed"}
     also = {name for name in passed if on_trio.get(name) == "passed"}
+    broken = sorted(n for n, o in without.items() if o == "passed" and enabled.get(n) != "passed")
     reasons = left_out(release)
     listed = {name for name in passed - also if name in reasons}
     failed = sorted(passed - also - listed)
@@ -80,9 +84,11 @@ def main() -> int:
         print(f"    {name}\n      {reasons[name]}")
     for name in failed:
         print(f"  FAILED on trio alone: {name}: {on_trio.get(name, 'not run')}")
+    for name in broken:
+        print(f"  FAILED, a synchronous test, with enable_trio(): {name}: {enabled.get(name, 'not run')}")
     for name in stale:
         print(f"  LISTED without need: {name}")
-    return 1 if failed or stale or not passed else 0
+    return 1 if failed or broken or stale or not passed else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import warnings
 from collections.abc import Awaitable, Callable
@@ -17,7 +16,6 @@ from .._background import Loop
 from .._threads import ThreadCalls, handler_limiter, model_limiter
 from ._futures import Future, Task
 from ._owner import CLEANUP_SECONDS
-from ._running import nothing_runs, on_trio
 
 T = TypeVar("T")
 
@@ -145,22 +143,3 @@ def _warn_of_left(label: str) -> None:
         stacklevel=2,
     )
 
-
-@final
-class LateLoop:
-    """The loop of something that was made where no loop ran: trio's, if it is first used there.
-
-    Args:
-        otherwise: asyncio's loop, which the thing was made for.
-    """
-
-    __slots__ = ("_bound", "_otherwise")
-
-    def __init__(self, otherwise: asyncio.AbstractEventLoop) -> None:
-        self._otherwise = otherwise
-        self._bound: Any = None
-
-    def __getattr__(self, name: str) -> Any:
-        if self._bound is None and not nothing_runs():
-            self._bound = running_loop() if on_trio() else self._otherwise
-        return getattr(self._bound or self._otherwise, name)

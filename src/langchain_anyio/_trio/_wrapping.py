@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Iterator
-from types import MethodType, ModuleType
-from typing import Any, Final, final
+from types import ModuleType
+from typing import Any, Final
 
 from .._driver import open_stream
 from .._providers import for_current_loop
-from ._loop import LateLoop
+from ._loop import TrioLoop, running_loop
 from ._owner import Owner
-from ._running import nothing_runs, on_trio
+from ._running import on_trio
 
 # The public async generators: the outermost one closes the inner ones, and joins their tasks, before it has closed.
 GENERATORS: Final = frozenset(
@@ -38,25 +39,30 @@ COROUTINES: Final = frozenset({"abatch", "agenerate", "ainvoke", "arun"})
 OF_CHAT_MODELS: Final = frozenset({"agenerate", "astream"})
 
 
-def wrappers(module: ModuleType) -> Iterator[tuple[type, str, Any]]:
-    """Find what is to be wrapped in a module: its class, its name, and what stands in its place."""
-    for cls in list(vars(module).values()):
-        if not isinstance(cls, type) or cls.__module__ != module.__name__:
-            continue
-        for name, function in list(vars(cls).items()):
-            if not inspect.isfunction(function):
-                continue
-            replacement: Any = function
-            if f"{cls.__module__}.{cls.__qualname__}.{name}" in _BY_NAME:
-                replacement = _BY_NAME[f"{cls.__module__}.{cls.__qualname__}.{name}"](function)
-            if name in OF_CHAT_MODELS and _is_chat_model(cls):
-                replacement = _of_this_loop(replacement)
-            if name in GENERATORS and inspect.isasyncgenfunction(function):
-                replacement = ClosingGenerator(replacement)
-            elif name in COROUTINES and inspect.iscoroutinefunction(function):
-                replacement = _joining(replacement)
-            if replacement is not function:
-                yield cls, name, replacement
+def wrappers(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
+    """Find what is to be wrapped in a module: its place, its name, and what is to stand there."""
+    for name, value in list(vars(module).items()):
+        if wrap := _BY_NAME.get(f"{module.__name__}.{name}"):
+            yield module, name, wrap(value)
+        elif isinstance(value, type) and value.__module__ == module.__name__:
+            for method, function in list(vars(value).items()):
+                if inspect.isfunction(function):
+                    wrapped = _wrapped(value, method, function)
+                    if wrapped is not function:
+                        yield value, method, wrapped
+
+
+def _wrapped(cls: type, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    wrapped = function
+    if wrap := _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}.{name}"):
+        wrapped = wrap(wrapped)
+    if name in OF_CHAT_MODELS and _is_chat_model(cls):
+        wrapped = _of_this_loop(wrapped)
+    if name in GENERATORS and inspect.isasyncgenfunction(function):
+        wrapped = _closing_what_it_starts(wrapped)
+    elif name in COROUTINES and inspect.iscoroutinefunction(function):
+        wrapped = _joining(wrapped)
+    return wrapped
 
 
 def _is_chat_model(cls: type) -> bool:
@@ -65,29 +71,18 @@ def _is_chat_model(cls: type) -> bool:
     return issubclass(cls, BaseChatModel)
 
 
-@final
-class ClosingGenerator:
-    """An async generator function whose generators, on trio, close what they have started before they have closed.
+def _closing_what_it_starts(
+    function: Callable[..., AsyncGenerator[Any, None]],
+) -> Callable[..., AsyncGenerator[Any, None]]:
+    """On trio its generators close what they have started before they have closed; on asyncio it is as it was."""
 
-    On asyncio it gives the generator of the function itself. It passes for a function, and for an async generator
-    function, with `inspect`.
-    """
-
-    def __init__(self, function: Callable[..., AsyncGenerator[Any, None]]) -> None:
-        functools.update_wrapper(self, function)
-        inner: Any = inspect.unwrap(function)
-        self.__code__ = inner.__code__
-        self.__defaults__ = inner.__defaults__
-        self.__kwdefaults__ = inner.__kwdefaults__
-        self._function = function
-
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         if not on_trio():
-            return self._function(*args, **kwargs)
-        return _closing(self._function, args, kwargs)
+            return function(*args, **kwargs)
+        return _closing(function, args, kwargs)
+
+    return call
 
 
 async def _closing(
@@ -153,17 +148,35 @@ async def _opened(model: Any, input: Any, config: Any, **kwargs: Any) -> Any:
     return open_stream(model, input, config, **kwargs)
 
 
-def _late_loop(function: Callable[..., None]) -> Callable[..., None]:
-    """A handler that is made where no loop runs asks asyncio for one, and may be used on trio."""
+def _on_the_loop_of_the_reader(function: Callable[..., None]) -> Callable[..., None]:
+    """A stream that was made where no loop ran asked asyncio for one; its queue knows where it is read."""
 
     @functools.wraps(function)
-    def init(self: Any, loop: Any) -> None:
-        function(self, LateLoop(loop) if nothing_runs() else loop)
+    def send(self: Any, *args: Any) -> None:
+        if isinstance(self._reader_loop, asyncio.AbstractEventLoop):
+            loop = self._queue._loop
+            if loop is None and on_trio():
+                loop = running_loop()
+            if isinstance(loop, TrioLoop):
+                self._reader_loop = loop
+        function(self, *args)
 
-    return init
+    return send
+
+
+def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A method of a runnable, wrapped here, may be what another runnable is made of."""
+
+    @functools.wraps(function)
+    def is_async_generator(func: Any) -> bool:
+        return function(inspect.unwrap(func))
+
+    return is_async_generator
 
 
 _BY_NAME: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
     "langchain_core.language_models.chat_models.BaseChatModel.astream_events": _astream_events,
-    "langchain_core.tracers.memory_stream._MemoryStream.__init__": _late_loop,
+    "langchain_core.runnables.base.is_async_generator": _is_async_generator,
+    "langchain_core.tracers.memory_stream._SendStream.close": _on_the_loop_of_the_reader,
+    "langchain_core.tracers.memory_stream._SendStream.send_nowait": _on_the_loop_of_the_reader,
 }
