@@ -152,11 +152,13 @@ def _kind(node: ast.AST, modules: set[str], kinds: dict[str, str]) -> str | None
 
 
 def _annotated(node: ast.AST, modules: set[str]) -> str | None:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Attribute) and _is_asyncio(part.value, modules):
-            return _KINDS.get(part.attr)
-        if isinstance(part, ast.Name) and part.id == "AbstractEventLoop":
-            return "loop"
-        if isinstance(part, (ast.Tuple, ast.List)):
-            return None
+    """Return what an annotation says: `asyncio.Task[None] | None` is a task, a set of them is none."""
+    if isinstance(node, ast.BinOp):
+        return _annotated(node.left, modules) or _annotated(node.right, modules)
+    if isinstance(node, ast.Subscript):
+        return _annotated(node.value, modules)
+    if isinstance(node, ast.Attribute) and _is_asyncio(node.value, modules):
+        return _KINDS.get(node.attr)
+    if isinstance(node, ast.Name) and node.id == "AbstractEventLoop":
+        return "loop"
     return None

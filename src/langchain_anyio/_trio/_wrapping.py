@@ -88,9 +88,11 @@ def _closing_what_it_starts(
 async def _closing(
     function: Callable[..., AsyncGenerator[Any, None]], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> AsyncGenerator[Any, None]:
-    owner = Owner((*args, *kwargs.values()), closes_generators=True)
+    passed_in = (*args, *kwargs.values())
+    theirs = tuple(value for value in passed_in if isinstance(value, AsyncGenerator))
+    owner = Owner(theirs, closes_generators=True)
     generator = function(*args, **kwargs)
-    del args, kwargs
+    del args, kwargs, passed_in, theirs
     try:
         while True:
             try:

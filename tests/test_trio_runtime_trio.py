@@ -1,0 +1,928 @@
+"""langchain-core on trio: what the namespace is, and that nothing outlives the call that started it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import importlib
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import aclosing
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import pytest
+import trio
+from langchain_core.callbacks import adispatch_custom_event, atrace_as_chain_group
+from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.runnables import (
+    Runnable,
+    RunnableGenerator,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+)
+from langchain_core.tracers import LogStreamCallbackHandler
+
+import langchain_anyio
+from langchain_anyio import disable_trio, enable_trio
+from langchain_anyio._trio import _futures
+from langchain_anyio._trio._futures import Task
+from langchain_anyio._trio._loop import TrioLoop
+from langchain_anyio._trio._namespace import (
+    NAMES,
+    NAMESPACE,
+    NAMESPACE_OF_HANDLERS,
+    ON_TRIO,
+    Namespace,
+)
+from langchain_anyio._trio._survey import uses
+from models import AsyncRecorder, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+# Asked of loops that asyncio has made itself.
+OF_ASYNCIOS_LOOPS = {("memory_stream.py", "loop.close")}
+
+
+@pytest.fixture(autouse=True)
+def enabled() -> Iterator[None]:
+    enable_trio()
+    yield
+    disable_trio()
+
+
+def background_tasks() -> list[str]:
+    """The names of the tasks that are in no nursery of the test's."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return [
+        task.name
+        for nursery in root.child_nurseries
+        for task in nursery.child_tasks
+        if "langchain" in task.name or "Runnable" in task.name or "." not in task.name
+    ]
+
+
+# The namespace
+
+
+@pytest.mark.parametrize("namespace", (NAMESPACE, NAMESPACE_OF_HANDLERS))
+def test_on_asyncio_each_name_is_asyncios_own_object(namespace: Namespace) -> None:
+    async def main() -> None:
+        for name in NAMES:
+            if hasattr(asyncio, name):
+                assert getattr(namespace, name) is getattr(asyncio, name), name
+        # A name that is not ported is nobody's business there.
+        assert namespace.Barrier if sys.version_info >= (3, 11) else True
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("package", ("langchain_core", "langchain_openai", "langchain_classic"))
+def test_the_namespace_has_each_name_that_is_used(package: str) -> None:
+    missing = [
+        f"{use.file}:{use.line}: {use.name}"
+        for use in uses(package)
+        if not has(use.name) and (use.file.name, use.name) not in OF_ASYNCIOS_LOOPS
+    ]
+    assert not missing, "\n".join(missing)
+    assert sum(1 for _ in uses(package)) >= 9  # it has read the package
+
+
+def has(name: str) -> bool:
+    kind, _, attribute = name.rpartition(".")
+    if kind == "loop":
+        return hasattr(TrioLoop, attribute)
+    if kind == "task":
+        return hasattr(Task, attribute)
+    return attribute in NAMES
+
+
+def test_the_survey_finds_what_is_missing(module: Callable[[str], ModuleType]) -> None:
+    loaded = module("""
+        import asyncio
+        from asyncio import Barrier as B
+
+        async def f(future: asyncio.Future[int] | None):
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(1, print)
+            asyncio.create_task(f(None)).uncancel()
+            future.get_loop()
+            return asyncio.staggered_race
+    """)
+    found = {(use.line, use.name) for use in uses(loaded.__name__)}
+    assert found >= {
+        (3, "Barrier"),
+        (7, "loop.add_signal_handler"),
+        (8, "task.uncancel"),
+        (9, "task.get_loop"),
+        (10, "staggered_race"),
+    }
+    assert not has("loop.add_signal_handler")
+    assert not has("staggered_race")
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Write a module that `enable_trio()` has never seen, and import it."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(source: str, *, enable: str = "") -> ModuleType:
+        name = f"library_{len(list(tmp_path.iterdir()))}"
+        lines = source.splitlines()
+        indent = next(len(line) - len(line.lstrip()) for line in lines if line.strip())
+        (tmp_path / f"{name}.py").write_text("\n".join(line[indent:] for line in lines))
+        importlib.invalidate_caches()
+        if enable == "before":
+            enable_trio(name)
+        loaded = importlib.import_module(name)
+        if enable == "after":
+            enable_trio(name)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return loaded
+
+    return make
+
+
+@pytest.mark.trio
+async def test_a_missing_name_is_named_with_its_place(module: Callable[..., ModuleType]) -> None:
+    library = module("import asyncio\nasync def f():\n    return asyncio.open_connection", enable="after")
+    with pytest.raises(AttributeError, match=r"asyncio\.open_connection .*library_0\.py:3 .*library_0"):
+        await library.f()
+    assert not hasattr(library.asyncio, "never_heard_of")
+
+
+# Enabling
+
+
+def modules_of_core() -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            key: (value, dict(vars(value)), value.__bases__) if isinstance(value, type) else value
+            for key, value in vars(module).items()
+        }
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] == "langchain_core"
+    }
+
+
+def test_it_is_idempotent_and_undone() -> None:
+    disable_trio()
+    before = modules_of_core()
+    enable_trio()
+    during = modules_of_core()
+    enable_trio()
+    again = modules_of_core()
+    assert same(again, during)
+    assert not same(during, before)
+    disable_trio()
+    assert same(modules_of_core(), before)
+    disable_trio()
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left is right or type(left).__name__ in {"getset_descriptor", "_abc_data"}
+
+
+LIBRARY = """
+    import asyncio
+    from asyncio import CancelledError, Queue, gather, sleep as pause
+
+    class Mailbox(asyncio.Queue):
+        pass
+
+    LOCK = asyncio.Lock()
+
+    async def f(make=Queue):
+        queue = make()
+        async def get():
+            return await queue.get()
+        async def put():
+            await pause(0)
+            async with LOCK:
+                queue.put_nowait("letter")
+        return (await gather(get(), put()))[0]
+"""
+
+
+@pytest.mark.parametrize("enable", ("before", "after"))
+def test_another_library_runs_on_trio(module: Callable[..., ModuleType], enable: str) -> None:
+    library = module(LIBRARY, enable=enable)
+    assert asyncio.run(library.f()) == trio.run(library.f) == "letter"
+    # A class that inherits from asyncio's, and a lock that was made where nothing ran.
+    assert asyncio.run(library.f(library.Mailbox)) == trio.run(library.f, library.Mailbox) == "letter"
+    assert issubclass(library.Mailbox, asyncio.Queue)
+    disable_trio()
+    assert library.asyncio is asyncio
+    assert library.Mailbox.__bases__ == (asyncio.Queue,)
+    assert library.gather is asyncio.gather
+
+
+def test_what_cannot_be_enabled_is_said(module: Callable[..., ModuleType]) -> None:
+    with pytest.raises(ModuleNotFoundError, match="'no_such_library'"):
+        enable_trio("no_such_library")
+    library = module("import json")
+    with pytest.raises(ValueError, match=rf"{library.__name__} does not use asyncio"):
+        enable_trio(library.__name__)
+
+
+def test_without_enable_trio_nothing_of_it_is_loaded() -> None:
+    program = (
+        "import sys, langchain_anyio\n"
+        "assert 'trio' not in sys.modules\n"
+        "assert 'langchain_anyio._trio' not in sys.modules\n"
+        "sys.modules['trio'] = None\n"
+        "try: langchain_anyio.enable_trio()\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "langchain-anyio[trio]" in done.stdout, done.stderr
+
+
+def test_without_it_the_error_is_what_the_docs_say() -> None:
+    disable_trio()
+    with pytest.raises((RuntimeError, TypeError), match=r"no running event loop|trio got unexpected"):
+        trio.run(RunnableLambda(lambda x: x).ainvoke, 1)
+
+
+# Tasks
+
+
+@pytest.mark.trio
+async def test_a_cancelled_awaiter_cancels_the_task_and_waits_for_it() -> None:
+    log: list[str] = []
+
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+                log.append("over")
+
+    with trio.CancelScope() as scope:
+        task = _futures.create_task(work())
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await task
+    assert scope.cancelled_caught
+    assert log == ["over"]
+    assert task.cancelled()
+
+
+@pytest.mark.trio
+async def test_an_error_while_being_cancelled_is_not_lost() -> None:
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("in cleanup")
+
+    with pytest.raises(KeyError, match="in cleanup"), trio.CancelScope() as scope:
+        task = _futures.create_task(work())
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await task
+
+
+@pytest.mark.trio
+async def test_the_error_that_nobody_asked_for_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        raise KeyError("lost?")
+
+    task = _futures.create_task(work())
+    await trio.testing.wait_all_tasks_blocked()
+    del task
+    gc.collect()
+    assert "never retrieved" in caplog.text
+
+
+@pytest.mark.trio
+async def test_gather_raises_bare_and_leaves_nobody_behind() -> None:
+    log: list[str] = []
+
+    async def fails() -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyError("bare")
+
+    async def waits() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append("cancelled")
+
+    with pytest.raises(KeyError, match="bare"):
+        await _futures.gather(waits(), fails(), waits())
+    assert log == ["cancelled", "cancelled"]
+    results = await _futures.gather(fails(), _futures.sleep(0, 1), return_exceptions=True)
+    assert [type(result) for result in results] == [KeyError, int]
+
+
+@pytest.mark.trio
+async def test_a_group_that_the_user_raised_stays_one() -> None:
+    async def user() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            raise KeyError("user's")
+
+    chain = RunnableParallel(a=RunnableLambda(lambda _: user()), b=RunnableLambda(_forever))
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await chain.ainvoke(1)
+    assert [type(error) for error in raised.value.exceptions] == [KeyError]
+
+
+async def _forever(_: Any) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.trio
+async def test_a_handler_is_not_cut_short_by_anothers_error(autojump_clock: Any) -> None:
+    class Failing(AsyncRecorder):
+        raise_error = True
+
+        async def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyError("handler")
+
+    class Slow(AsyncRecorder):
+        done = False
+
+        async def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            await trio.sleep(1)
+            self.done = True
+
+    slow = Slow()
+    with pytest.raises(KeyError, match="handler"):
+        await RunnableLambda(lambda x: x).ainvoke(1, {"callbacks": [Failing(), slow]})
+    assert slow.done
+
+
+@pytest.mark.trio
+async def test_a_shield_is_bounded_when_its_surroundings_are_cancelled(autojump_clock: Any) -> None:
+    async def quick() -> None:
+        await trio.sleep(3)
+        log.append("quick")
+
+    log: list[str] = []
+    start = trio.current_time()
+    with trio.move_on_after(1):
+        await _futures.shield(quick())
+    assert (log, trio.current_time() - start) == (["quick"], 3)
+    with trio.move_on_after(1), pytest.warns(ResourceWarning, match="had not ended 5 seconds"):
+        await _futures.shield(trio.sleep_forever())
+    assert trio.current_time() - start == 9
+
+
+# What `asyncio.CancelledError` is: the shapes that langchain-core and langgraph have, by the table of the docs.
+
+
+async def own_cancelled() -> Task[None]:
+    task = _futures.create_task(trio.sleep_forever())
+    await trio.testing.wait_all_tasks_blocked()
+    task.cancel()
+    return task
+
+
+@pytest.mark.trio
+async def test_except_sees_trios_cancellation_and_cannot_swallow_it() -> None:
+    seen: list[type] = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.sleep(0)
+        except NAMESPACE.CancelledError as exc:
+            seen.append(type(exc))
+            assert isinstance(exc, NAMESPACE.CancelledError)
+        try:
+            await trio.sleep(0)
+        except (NAMESPACE.CancelledError, KeyError) as exc:
+            seen.append(type(exc))
+            raise
+    assert seen == [trio.Cancelled, trio.Cancelled]
+    assert scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_suppress_lets_trios_cancellation_go_on() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with contextlib.suppress(NAMESPACE.CancelledError):
+            await trio.sleep(0)
+        raise AssertionError
+    assert scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_a_task_that_was_cancelled_on_its_own_raises_asyncios_error() -> None:
+    with contextlib.suppress(NAMESPACE.CancelledError):
+        await (await own_cancelled())
+    try:
+        await (await own_cancelled())
+    except NAMESPACE.CancelledError as exc:
+        assert type(exc) is asyncio.CancelledError
+    with pytest.raises(asyncio.CancelledError):
+        (await own_cancelled()).exception() if False else await (await own_cancelled())
+
+
+@pytest.mark.trio
+async def test_a_task_that_was_cancelled_on_its_own_in_a_cleanup() -> None:
+    """The shape of `astream_events`: cancel a task and await it, in a `finally`, in a cancelled scope."""
+    with trio.CancelScope() as scope:
+        task = _futures.create_task(trio.sleep_forever())
+        scope.cancel()
+        try:
+            await trio.sleep(0)
+        finally:
+            task.cancel()
+            with contextlib.suppress(NAMESPACE.CancelledError):
+                await task
+            with trio.CancelScope(shield=True), contextlib.suppress(NAMESPACE.CancelledError):
+                await task
+    assert scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_one_can_be_raised_and_ends_its_task_as_cancelled() -> None:
+    async def work() -> None:
+        raise NAMESPACE.CancelledError("enough")
+
+    task = _futures.create_task(work())
+    with pytest.raises(asyncio.CancelledError, match="enough"):
+        await task
+    assert task.cancelled()
+
+
+# The calls
+
+
+def branches(log: list[str]) -> Runnable[Any, Any]:
+    """A chain with parallel branches: async and sync steps, a model that streams, a generator."""
+
+    async def generator(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        try:
+            async for _ in chunks:
+                for number in range(3):
+                    await trio.lowlevel.checkpoint()
+                    yield number
+        finally:
+            log.append("generator closed")
+
+    async def step(value: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return value
+
+    model = FakeListChatModel(responses=["one two"])
+    prompt = ChatPromptTemplate.from_template("{x}")
+    return RunnablePassthrough.assign(y=RunnableLambda(step)) | RunnableParallel(
+        answer=prompt | model | StrOutputParser(),
+        numbers=RunnableGenerator(generator),
+        sync=lambda value: value["x"],
+        nested=RunnableParallel(a=RunnableLambda(step), b=RunnableLambda(step)),
+    )
+
+
+class CancelAfter(trio.abc.Instrument):
+    """Cancels a scope when all tasks together have taken so many steps."""
+
+    def __init__(self, steps: float) -> None:
+        self.left = steps
+        self.taken = 0
+        self.scope: trio.CancelScope | None = None
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.scope is not None:
+            self.taken += 1
+            if self.taken == self.left:
+                self.scope.cancel()
+
+
+async def drained(chain: Runnable[Any, Any], config: Any) -> list[Any]:
+    async with aclosing(chain.astream({"x": 1}, config)) as stream:
+        return [chunk async for chunk in stream]
+
+
+async def events(chain: Runnable[Any, Any], config: Any) -> list[Any]:
+    async with aclosing(chain.astream_events({"x": 1}, config, version="v2")) as stream:
+        return [event async for event in stream]
+
+
+async def logged(chain: Runnable[Any, Any], config: Any) -> list[Any]:
+    async with aclosing(chain.astream_log({"x": 1}, config)) as stream:
+        return [patch async for patch in stream]
+
+
+async def completed(chain: Runnable[Any, Any], config: Any) -> list[Any]:
+    async with aclosing(chain.abatch_as_completed([{"x": 1}, {"x": 2}], config)) as stream:
+        return [pair async for pair in stream]
+
+
+async def invoked(chain: Runnable[Any, Any], config: Any) -> Any:
+    return await chain.ainvoke({"x": 1}, config)
+
+
+async def batched(chain: Runnable[Any, Any], config: Any) -> Any:
+    return await chain.abatch([{"x": 1}, {"x": 2}], config)
+
+
+def attempt(call: Callable[..., Any], steps: float) -> tuple[int, bool]:
+    """Run a call that is cancelled after so many steps; return those taken, and whether it was cancelled."""
+    instrument, log, recorder = CancelAfter(steps), [], Recorder()
+
+    async def main() -> bool:
+        before = background_tasks()
+        with trio.CancelScope() as scope:
+            instrument.scope = scope
+            await call(branches(log), {"callbacks": [recorder]})
+        instrument.scope = None
+        # What a call has started does not outlive it.
+        left = Counter(background_tasks()) - Counter(before)
+        assert not left, left
+        return scope.cancelled_caught
+
+    cancelled = trio.run(main, instruments=[instrument])
+    names = recorder.names()
+    started = Counter(name.removesuffix("_start") for name in names if name.endswith("_start"))
+    ended = Counter(name.rpartition("_")[0] for name in names if name.endswith(("_end", "_error")))
+    started["on_llm"] += started.pop("on_chat_model", 0)
+    assert ended <= started
+    if not cancelled:
+        assert ended == started
+    return instrument.taken, cancelled
+
+
+@pytest.mark.parametrize("call", (invoked, batched, drained, completed, events, logged))
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_call_is_cancelled_at_each_of_its_steps(call: Callable[..., Any]) -> None:
+    whole, cancelled = attempt(call, float("inf"))
+    assert not cancelled
+    assert whole > 20
+    # Each step of the first and the last, and a sample of those between; threads make the number vary.
+    stride = max(1, whole // 60)
+    outcomes = [attempt(call, steps)[1] for steps in (*range(1, 15), *range(15, whole, stride))]
+    assert outcomes[0]
+    assert sum(outcomes) > len(outcomes) * 0.8
+
+
+@pytest.mark.trio
+async def test_the_outermost_generator_closes_the_inner_ones_before_it_has_closed() -> None:
+    log: list[str] = []
+
+    def endless(name: str) -> Runnable[Any, Any]:
+        async def generate(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+            try:
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    yield name
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.lowlevel.checkpoint()
+                log.append(name)
+
+        return RunnableGenerator(generate)
+
+    chain = RunnableLambda(lambda x: x) | RunnableParallel(
+        a=endless("a"), b=RunnableParallel(c=endless("c"))
+    )
+    before = background_tasks()
+    async with aclosing(chain.astream(1)) as stream:
+        async for _ in stream:
+            break
+    assert sorted(log) == ["a", "c"]
+    assert background_tasks() == before
+
+    log.clear()
+    with pytest.warns(ResourceWarning, match="astream"):
+        async for _ in chain.astream(1):
+            break
+        gc.collect()
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(log) == ["a", "c"]
+    assert background_tasks() == before
+
+
+@pytest.mark.trio
+async def test_a_branch_that_ends_early_leaves_the_shared_input_to_the_others() -> None:
+    async def source(_: AsyncIterator[Any]) -> AsyncIterator[int]:
+        for number in range(5):
+            await trio.lowlevel.checkpoint()
+            yield number
+
+    async def first(chunks: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for number in chunks:
+            yield number
+            return
+
+    async def every(chunks: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for number in chunks:
+            yield number
+
+    chain = RunnableGenerator(source) | RunnableParallel(
+        first=RunnableGenerator(first), every=RunnableGenerator(every)
+    )
+    chunks = [chunk async for chunk in chain.astream(None)]
+    assert [chunk["every"] for chunk in chunks if "every" in chunk] == [0, 1, 2, 3, 4]
+    assert [chunk["first"] for chunk in chunks if "first" in chunk] == [0]
+
+
+@pytest.mark.trio
+async def test_a_generator_that_was_passed_in_stays_open() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+
+    async def first(chunks: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for number in chunks:
+            yield number
+            return
+
+    async with aclosing(numbers()) as theirs:
+        assert [x async for x in RunnableGenerator(first).atransform(theirs)] == [0]
+
+
+@pytest.mark.trio
+async def test_a_chain_streams_as_it_comes(autojump_clock: Any) -> None:
+    model = GenericFakeChatModel(messages=iter(["one two three"]))
+
+    async def slowly(chunks: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for chunk in chunks:
+            await trio.sleep(1)
+            yield chunk
+
+    chain = ChatPromptTemplate.from_template("{x}") | model | StrOutputParser() | slowly
+    start = trio.current_time()
+    came = [(chunk, trio.current_time() - start) async for chunk in chain.astream({"x": 1})]
+    assert came == [("one", 1), (" ", 2), ("two", 3), (" ", 4), ("three", 5)]
+
+
+@pytest.mark.trio
+async def test_time_passes_as_trios_clock_says(autojump_clock: Any) -> None:
+    async def slow(value: float) -> float:
+        await trio.sleep(value)
+        return value
+
+    step = RunnableLambda(slow)
+    start = trio.current_time()
+    assert await RunnableParallel(a=step, b=step).ainvoke(5) == {"a": 5, "b": 5}
+    assert trio.current_time() - start == 5
+    assert await step.abatch([4, 4, 4, 4], {"max_concurrency": 2}) == [4, 4, 4, 4]
+    assert trio.current_time() - start == 13
+    order = [pair async for pair in step.abatch_as_completed([3, 1, 2])]
+    assert order == [(1, 1), (2, 2), (0, 3)]
+    with trio.move_on_after(1) as scope:
+        await step.ainvoke(100)
+    assert scope.cancelled_caught
+    assert trio.current_time() - start == 17
+
+
+@pytest.mark.trio
+async def test_retries_wait_and_fallbacks_take_over(autojump_clock: Any) -> None:
+    attempts: list[float] = []
+
+    async def fails(_: Any) -> None:
+        attempts.append(trio.current_time())
+        raise OSError("unreachable")
+
+    retrying = RunnableLambda(fails).with_retry(
+        stop_after_attempt=3, wait_exponential_jitter=True, retry_if_exception_type=(OSError,)
+    )
+    chain = retrying.with_fallbacks([RunnableLambda(lambda _: "instead")])
+    assert await chain.ainvoke(1) == "instead"
+    assert len(attempts) == 3
+    assert attempts[1] - attempts[0] >= 1
+    assert attempts[2] - attempts[1] >= 2
+
+
+@pytest.mark.trio
+async def test_return_exceptions_and_errors_arrive_bare() -> None:
+    async def odd(number: int) -> int:
+        if number % 2:
+            raise KeyError(number)
+        return number
+
+    step = RunnableLambda(odd)
+    results = await step.abatch([1, 2], return_exceptions=True)
+    assert (type(results[0]), results[1]) == (KeyError, 2)
+    with pytest.raises(KeyError):
+        await RunnableParallel(a=step, b=RunnableLambda(_forever)).ainvoke(1)
+
+
+@pytest.mark.trio
+async def test_a_rate_limiter_waits_on_trio() -> None:
+    limiter = InMemoryRateLimiter(requests_per_second=200, check_every_n_seconds=0.001)
+    model = FakeListChatModel(responses=["a", "b"], rate_limiter=limiter)
+    assert [(await model.ainvoke("x")).content for _ in range(2)] == ["a", "b"]
+
+
+# Contexts and threads
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+@pytest.mark.trio
+async def test_context_variables_reach_steps_handlers_and_threads() -> None:
+    seen: dict[str, str] = {}
+
+    class Handler(Recorder):
+        def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            seen["sync handler"] = tenant.get()
+
+    class AsyncHandler(AsyncRecorder):
+        async def on_chain_end(self, *args: Any, **kwargs: Any) -> None:
+            seen["async handler"] = tenant.get()
+
+    async def step(value: Any) -> Any:
+        seen["step"] = tenant.get()
+        return value
+
+    def in_thread(value: Any) -> Any:
+        seen["thread"] = tenant.get()
+        assert threading.current_thread() is not threading.main_thread()
+        return value
+
+    tenant.set("me")
+    chain = RunnableLambda(step) | RunnableParallel(a=RunnableLambda(step), b=in_thread)
+    await chain.ainvoke(1, {"callbacks": [Handler(), AsyncHandler()]})
+    assert seen == dict.fromkeys(("sync handler", "async handler", "step", "thread"), "me")
+
+
+@pytest.mark.trio
+async def test_worker_threads_are_not_those_of_the_application() -> None:
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    tokens = [object() for _ in range(int(limiter.total_tokens))]
+    for token in tokens:
+        limiter.acquire_on_behalf_of_nowait(token)
+    try:
+        with trio.fail_after(10):
+            assert await RunnableLambda(lambda x: x + 1).ainvoke(1) == 2
+    finally:
+        for token in tokens:
+            limiter.release_on_behalf_of(token)
+
+
+@pytest.mark.trio
+async def test_a_cancelled_thread_is_waited_for() -> None:
+    began, go, over = threading.Event(), threading.Event(), threading.Event()
+
+    def work(_: Any) -> None:
+        began.set()
+        go.wait(10)
+        over.set()
+
+    async with trio.open_nursery() as nursery:
+
+        async def call() -> None:
+            await RunnableLambda(work).ainvoke(1)
+
+        nursery.start_soon(call)
+        await trio.to_thread.run_sync(began.wait, 10)
+        nursery.cancel_scope.cancel()
+        go.set()
+    assert over.is_set()
+
+
+@pytest.mark.trio
+async def test_a_synchronous_call_on_trios_thread_runs_its_async_handlers() -> None:
+    """langchain-core starts an asyncio loop of its own for them, in which all is asyncio's."""
+    seen: list[bool] = []
+
+    class Handler(AsyncRecorder):
+        async def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            await asyncio.gather(asyncio.sleep(0))
+            seen.append(NAMESPACE.sleep is asyncio.sleep)
+
+    assert RunnableLambda(lambda x: x).invoke(1, {"callbacks": [Handler()]}) == 1
+    assert seen == [True]
+    assert NAMESPACE.sleep is ON_TRIO["sleep"]
+
+    async def nested() -> int:
+        return await RunnableLambda(lambda x: x + 1).ainvoke(1)
+
+    # A nested loop on the very thread of trio's.
+    assert asyncio.run(nested()) == 2
+
+
+def test_asyncio_and_trio_run_side_by_side() -> None:
+    chain = branches([])
+    results: dict[str, Any] = {}
+    barrier = threading.Barrier(2)
+
+    async def main() -> Any:
+        barrier.wait(10)
+        return [await invoked(chain, {}) for _ in range(20)]
+
+    def on_asyncio() -> None:
+        results["asyncio"] = asyncio.run(main())
+
+    def on_trio() -> None:
+        results["trio"] = trio.run(main)
+
+    async def generator(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for _ in chunks:
+            await anyio.lowlevel.checkpoint()
+            yield 1
+
+    chain = RunnableParallel(
+        a=RunnableGenerator(generator), b=lambda value: value["x"], c=RunnableLambda(anyio.sleep) | str
+    ) if False else RunnableParallel(a=RunnableGenerator(generator), b=lambda value: value["x"])
+    threads = [threading.Thread(target=target) for target in (on_asyncio, on_trio)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results["asyncio"] == results["trio"] == [{"a": 1, "b": 1}] * 20
+
+
+def test_what_is_made_where_nothing_runs_belongs_to_where_it_is_used() -> None:
+    handler = LogStreamCallbackHandler(auto_close=False)
+
+    async def main() -> None:
+        chain = RunnableLambda(lambda x: x)
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                async for patch in handler:
+                    patches.append(patch)
+
+            nursery.start_soon(read)
+            await chain.ainvoke(1, {"callbacks": [handler]})
+            await trio.testing.wait_all_tasks_blocked()
+            handler.send_stream.close()
+
+    patches: list[Any] = []
+    trio.run(main)
+    assert patches
+
+
+# Events
+
+
+@pytest.mark.trio
+async def test_custom_events_and_groups() -> None:
+    recorder = AsyncRecorder()
+
+    async def step(value: Any) -> Any:
+        await adispatch_custom_event("progress", {"percent": 50})
+        return value
+
+    async with atrace_as_chain_group("group", callback_manager=None) as manager:
+        await RunnableLambda(step).ainvoke(1, {"callbacks": manager})
+    await RunnableLambda(step).ainvoke(1, {"callbacks": [recorder]})
+    assert recorder.names() == ["on_chain_start", "on_custom_event", "on_chain_end"]
+
+
+@pytest.mark.trio
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+async def test_the_third_version_of_events_is_this_packages_stream() -> None:
+    model = FakeListChatModel(responses=["hi"])
+    for runnable in (model, model.bind(stop=["x"])):
+        async with await runnable.astream_events("x", version="v3") as stream:
+            assert isinstance(stream, langchain_anyio.AsyncChatModelStream)
+            assert (await stream).text == "hi"
+
+
+@pytest.mark.trio
+async def test_a_stream_of_a_sequence_runs_its_other_steps_here() -> None:
+    async def ask(topic: str) -> str:
+        await trio.lowlevel.checkpoint()
+        return f"Tell me about {topic}."
+
+    sequence = RunnableLambda(ask) | FakeListChatModel(responses=["It is wet."])
+    async with langchain_anyio.open_stream(sequence, "water") as stream:
+        assert (await stream).text == "It is wet."
+
+
+def test_a_wrapped_generator_method_still_passes_for_one() -> None:
+    inner = RunnableLambda(lambda x: x + 1)
+
+    async def main() -> list[Any]:
+        return [chunk async for chunk in RunnableGenerator(inner.atransform).astream(1)]
+
+    assert asyncio.run(main()) == trio.run(main) == [2]
+
+
+def test_it_costs_asyncio_next_to_nothing() -> None:
+    """A look whether trio runs, for each name and each public call: microseconds where a call takes hundreds."""
+
+    async def main() -> float:
+        start = time.perf_counter()
+        for _ in range(10_000):
+            NAMESPACE.gather  # noqa: B018
+        return (time.perf_counter() - start) / 10_000
+
+    assert asyncio.run(main()) < 20e-6
