@@ -21,7 +21,9 @@ import anyio
 import anyio.to_thread
 import pytest
 import trio
-from langchain_core.callbacks import adispatch_custom_event, atrace_as_chain_group
+import trio.testing
+from langchain_core.callbacks import adispatch_custom_event
+from langchain_core.callbacks.manager import atrace_as_chain_group
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -567,7 +569,7 @@ def attempt(call: Callable[..., Any], steps: float) -> tuple[int, bool]:
 
 
 @pytest.mark.parametrize("call", (invoked, batched, drained, completed, events, logged))
-@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 def test_a_call_is_cancelled_at_each_of_its_steps(call: Callable[..., Any]) -> None:
     whole, cancelled = attempt(call, float("inf"))
     assert not cancelled

@@ -154,7 +154,9 @@ class Future(Generic[T]):
     __class_getitem__ = classmethod(GenericAlias)
 
     def __del__(self) -> None:
-        if self._exception is not None and not self._retrieved:
+        # A generator that has come to its end is no error.
+        error = self._exception
+        if error is not None and not self._retrieved and not isinstance(error, StopAsyncIteration):
             _logger.error(
                 "the exception of %r was never retrieved", self, exc_info=self._exception
             )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
@@ -48,6 +49,7 @@ class Owner:
 
     __slots__ = (
         "_closes_generators",
+        "_closing",
         "_collected",
         "_generators",
         "_outermost",
@@ -64,6 +66,7 @@ class Owner:
         self._theirs = theirs
         self._generators = AsyncGenerators(self._generator_collected)
         self._collected: deque[AsyncGenerator[Any, Any]] = deque()
+        self._closing = trio.Lock()
         self._token = trio.lowlevel.current_trio_token()
 
     @staticmethod
@@ -134,10 +137,12 @@ class Owner:
             )
 
     async def _close_generators(self) -> None:
-        if self._closes_generators:
-            await self._generators.aclose(but=self._theirs)
-        self._generators.release()
-        await self._close_collected()
+        try:
+            if self._closes_generators:
+                await _insist(partial(self._generators.aclose, but=self._theirs))
+        finally:
+            self._generators.release()
+            await self._close_collected()
 
     def _generator_collected(self, generator: AsyncGenerator[Any, Any]) -> None:
         # Whoever let go of it may be anywhere, in another thread or in the middle of trio's own code.
@@ -157,9 +162,36 @@ class Owner:
                 pass
 
     async def _close_collected(self) -> None:
+        # One after the other: closing one may close another of them.
+        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+            await self._closing.acquire()
+        try:
+            await _insist(self._close_in_turn)
+        finally:
+            if self._closing.statistics().owner is current_task():
+                self._closing.release()
+
+    async def _close_in_turn(self) -> None:
         while self._collected:
             generator = self._collected.popleft()
             try:
                 await generator.aclose()
             except Exception:
                 _logger.warning("closing %r failed", generator, exc_info=True)
+
+
+async def _insist(close: Callable[[], Awaitable[None]]) -> None:
+    """Have all generators closed, though closing one of them was cancelled."""
+    cancelled = None
+    while True:
+        try:
+            await close()
+            break
+        except trio.Cancelled as exc:
+            # The generator that it came out of is closed.
+            cancelled = exc
+    if cancelled is not None:
+        try:
+            raise cancelled
+        finally:
+            del cancelled

@@ -80,7 +80,10 @@ def _closing_what_it_starts(
     def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         if not on_trio():
             return function(*args, **kwargs)
-        return _closing(function, args, kwargs)
+        generator = _closing(function, args, kwargs)
+        # What trio calls it when it was left open.
+        generator.__name__, generator.__qualname__ = function.__name__, function.__qualname__
+        return generator
 
     return call
 
