@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextvars import Context, copy_context
 from functools import partial
-from types import GenericAlias
+from types import CoroutineType, GenericAlias
 from typing import Any, Generic, TypeVar, cast
 
 import trio
@@ -215,8 +215,9 @@ class Task(Future[T]):
     async def _run(self) -> None:
         awaitable = cast("Awaitable[T]", self._awaitable)
         try:
-            if self._scope.cancel_called and isinstance(awaitable, Coroutine):
-                # As on asyncio, what was cancelled before it began does not begin.
+            # As on asyncio, a coroutine that was cancelled before it began does not begin. The next step of an async
+            # generator does: to close that would be to begin closing the generator, and not to end it.
+            if self._scope.cancel_called and isinstance(awaitable, CoroutineType):
                 awaitable.close()
                 self._end(cancelled=True)
                 return

@@ -43,14 +43,12 @@ class Owner:
 
     Args:
         theirs: Generators that the caller has passed in. They are the caller's own to close.
-        closes_generators: Whether those that are still referred to are closed at the end. The result of a call
-            may be one; the end of a generator is the end of all that it has made.
     """
 
     __slots__ = (
-        "_closes_generators",
         "_closing",
         "_collected",
+        "_ending",
         "_generators",
         "_outermost",
         "_theirs",
@@ -58,15 +56,15 @@ class Owner:
         "tasks",
     )
 
-    def __init__(self, theirs: tuple[object, ...] = (), *, closes_generators: bool) -> None:
+    def __init__(self, theirs: tuple[object, ...] = ()) -> None:
         self.tasks: set[Task[Any]] = set()
         outer = Owner.current()
         self._outermost: Owner = self if outer is None else outer._outermost
-        self._closes_generators = closes_generators
         self._theirs = theirs
         self._generators = AsyncGenerators(self._generator_collected)
         self._collected: deque[AsyncGenerator[Any, Any]] = deque()
         self._closing = trio.Lock()
+        self._ending = False
         self._token = trio.lowlevel.current_trio_token()
 
     @staticmethod
@@ -100,12 +98,20 @@ class Owner:
             else:
                 _owners[task] = outer
 
-    async def aclose(self, generator: AsyncGenerator[Any, Any] | None = None) -> None:
+    async def aclose(
+        self, generator: AsyncGenerator[Any, Any] | None = None, *, everything: bool = True
+    ) -> None:
         """Cancel the tasks and wait for them; then close `generator`, and the others if this is the outermost.
 
         The tasks go first: they are what has the generators running. They have 5 seconds to end, whatever is cancelled
         meanwhile. What has not ended by then is left behind and named in a `ResourceWarning`.
+
+        Args:
+            generator: The one that all of this has been for.
+            everything: Whether generators are closed that are still referred to: not where the call has
+                returned something, which they may be part of.
         """
+        self._ending = True
         try:
             await self._stop_tasks()
         finally:
@@ -115,7 +121,7 @@ class Owner:
             finally:
                 del generator
                 if self._outermost is self:
-                    await self._close_generators()
+                    await self._close_generators(everything=everything)
                 if self.tasks:  # that closing has started
                     await self._stop_tasks()
 
@@ -136,13 +142,14 @@ class Owner:
                 stacklevel=2,
             )
 
-    async def _close_generators(self) -> None:
+    async def _close_generators(self, *, everything: bool) -> None:
+        await self._close_collected()
         try:
-            if self._closes_generators:
-                await _insist(partial(self._generators.aclose, but=self._theirs))
+            if everything:
+                await self._one_at_a_time(partial(self._generators.aclose, but=self._theirs))
         finally:
-            self._generators.release()
             await self._close_collected()
+            self._generators.release()
 
     def _generator_collected(self, generator: AsyncGenerator[Any, Any]) -> None:
         # Whoever let go of it may be anywhere, in another thread or in the middle of trio's own code.
@@ -153,20 +160,28 @@ class Owner:
             self._collected.clear()
 
     def _start_closing(self) -> None:
-        if self._collected:
+        # Whoever is closing, or ending, closes these too.
+        if self._collected and not self._ending and not self._closing.locked():
             try:
                 trio.lowlevel.spawn_system_task(
-                    self._close_collected, name="langchain_anyio closing async generators"
+                    self._close_in_background, name="langchain_anyio closing async generators"
                 )
             except RuntimeError:  # the run is ending
                 pass
 
+    async def _close_in_background(self) -> None:
+        if not self._closing.locked():
+            await self._close_collected()
+
     async def _close_collected(self) -> None:
-        # One after the other: closing one may close another of them.
+        await self._one_at_a_time(self._close_in_turn)
+
+    async def _one_at_a_time(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Close generators while nobody else does: closing one closes those that it reads."""
         with trio.move_on_after(CLEANUP_SECONDS, shield=True):
             await self._closing.acquire()
         try:
-            await _insist(self._close_in_turn)
+            await _insist(close)
         finally:
             if self._closing.statistics().owner is current_task():
                 self._closing.release()

@@ -93,7 +93,7 @@ async def _closing(
 ) -> AsyncGenerator[Any, None]:
     passed_in = (*args, *kwargs.values())
     theirs = tuple(value for value in passed_in if isinstance(value, AsyncGenerator))
-    owner = Owner(theirs, closes_generators=True)
+    owner = Owner(theirs)
     generator = function(*args, **kwargs)
     del args, kwargs, passed_in, theirs
     try:
@@ -118,11 +118,14 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
         outer = Owner.current()
         if outer is not None:
             return await outer.run(function(*args, **kwargs))
-        owner = Owner(closes_generators=False)
+        owner = Owner()
+        returned = False
         try:
-            return await owner.run(function(*args, **kwargs))
+            result = await owner.run(function(*args, **kwargs))
+            returned = True
+            return result
         finally:
-            await owner.aclose()
+            await owner.aclose(everything=not returned)
 
     return call
 
