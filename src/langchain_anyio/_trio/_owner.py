@@ -114,16 +114,20 @@ class Owner:
         self._ending = True
         try:
             await self._stop_tasks()
+            if self._outermost is self:
+                await self._close_collected()
         finally:
             try:
                 if generator is not None:
                     await self.run(generator.aclose())
             finally:
                 del generator
-                if self._outermost is self:
-                    await self._close_generators(everything=everything)
-                if self.tasks:  # that closing has started
-                    await self._stop_tasks()
+                try:
+                    if self._outermost is self:
+                        await self._close_generators(everything=everything)
+                finally:
+                    if self.tasks:  # that closing has started
+                        await self._stop_tasks()
 
     async def _stop_tasks(self) -> None:
         for task in list(self.tasks):
@@ -143,13 +147,14 @@ class Owner:
             )
 
     async def _close_generators(self, *, everything: bool) -> None:
-        await self._close_collected()
         try:
             if everything:
                 await self._one_at_a_time(partial(self._generators.aclose, but=self._theirs))
         finally:
-            await self._close_collected()
-            self._generators.release()
+            try:
+                await self._close_collected()
+            finally:
+                self._generators.release()
 
     def _generator_collected(self, generator: AsyncGenerator[Any, Any]) -> None:
         # Whoever let go of it may be anywhere, in another thread or in the middle of trio's own code.
