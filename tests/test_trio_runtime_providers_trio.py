@@ -1,0 +1,132 @@
+"""Real libraries on trio: a provider's client over a real socket in a chain, and the classic handler; the docs, executed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from langchain_classic.callbacks.streaming_aiter import AsyncIteratorCallbackHandler
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
+
+from langchain_anyio import disable_trio, enable_trio
+from loopback import ProviderServer, Reply, Scenario, Text
+from loopback.models import anthropic_messages, chat_completions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytest_plugins = ["loopback.fixtures"]
+
+# The SDKs do not close the generators that they nest; what they leave outside of trio is asyncio's to collect.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Async generator '(openai|anthropic|httpx2?|httpcore2?|langchain_openai|langchain_anthropic)\\.:ResourceWarning"
+)
+
+DOCS = (Path(__file__).parent.parent / "docs" / "trio-runtime.md").read_text(encoding="utf-8")
+ANSWER = Scenario(Reply(Text("Bubbles rise", " and disappear.")))
+
+
+@pytest.fixture(autouse=True)
+def enabled() -> Iterator[None]:
+    enable_trio("langchain_openai", "langchain_classic")
+    yield
+    disable_trio()
+
+
+async def step(value: Any) -> Any:
+    await trio.lowlevel.checkpoint()
+    return value
+
+
+@pytest.mark.parametrize("make", (chat_completions, anthropic_messages))
+def test_a_chain_runs_on_one_event_loop_after_another(
+    make: Callable[..., Any], server: ProviderServer
+) -> None:
+    model = make(server.serve(ANSWER))
+    chain = (
+        RunnableLambda(step) | ChatPromptTemplate.from_template("{x}") | model | StrOutputParser()
+    )
+
+    async def main() -> tuple[str, list[str]]:
+        whole = await chain.ainvoke({"x": 1})
+        return whole, [chunk async for chunk in chain.astream({"x": 1})]
+
+    for _ in range(2):
+        whole, chunks = trio.run(main)
+        assert whole == "".join(chunks) == "Bubbles rise and disappear."
+        assert len([chunk for chunk in chunks if chunk]) == 2
+
+
+def test_a_cancelled_chain_closes_its_connection(server: ProviderServer) -> None:
+    endpoint = server.serve(Scenario(Reply(Text("Bubbles rise", " and disappear.")), stall_after=1))
+    chain = chat_completions(endpoint) | StrOutputParser()
+
+    async def main() -> None:
+        async for _ in chain.astream("x"):
+            scope.cancel()
+
+    async def cancelled() -> None:
+        nonlocal scope
+        with trio.fail_after(20):
+            with trio.CancelScope() as scope:
+                await main()
+            assert scope.cancelled_caught
+
+    scope: Any = None
+    trio.run(cancelled)
+
+
+def test_the_classic_handler_made_where_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = AsyncIteratorCallbackHandler()
+
+    async def main() -> list[str]:
+        model = FakeListChatModel(responses=["abc"])
+        tokens: list[str] = []
+
+        async def read() -> None:
+            tokens.extend([token async for token in handler.aiter()])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            async for _ in model.astream("x", {"callbacks": [handler]}):
+                await trio.testing.wait_all_tasks_blocked()
+        return tokens
+
+    # The original loses the last one, when the run ends as it is being read.
+    assert trio.run(main)[:2] == ["a", "b"]
+
+
+def test_the_example_of_the_docs_prints_the_answer(server: ProviderServer) -> None:
+    program = re.findall(r"^```python\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)[0]
+    endpoint = server.serve(ANSWER)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", program],
+        env={**os.environ, "OPENAI_API_KEY": "unused", "OPENAI_BASE_URL": endpoint.openai_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Bubbles rise and disappear.", "")
+    (exchange,) = endpoint.exchanges
+    assert "water is wet" in str(exchange)
+
+
+def test_the_docs_show_the_error_that_comes_without_it() -> None:
+    disable_trio()
+    with pytest.raises((RuntimeError, TypeError)) as raised:
+        trio.run(RunnableLambda(step).ainvoke, 1)
+    line = f"{type(raised.value).__name__}: {raised.value}"
+    assert line.partition(" <")[0] in DOCS
+    assert asyncio.run(RunnableLambda(lambda x: x).ainvoke(1)) == 1
