@@ -65,6 +65,17 @@ def upstream(session: nox.Session) -> None:
     session.run("python", "tests/upstream/run.py", session.create_tmp(), *session.posargs)
 
 
+@nox.session
+@nox.parametrize("release", ["newest", "lowest"])
+def upstream_core(session: nox.Session, release: str) -> None:
+    """langchain-core's own whole test suite, on asyncio and on trio: the newest release and the lowest."""
+    session.install(".[trio]", "--group", "upstream-core")
+    if release == "lowest":
+        lowest = next(d for d in PYPROJECT["project"]["dependencies"] if "langchain-core" in d)
+        session.install(lowest.replace(">=", "=="))
+    session.run("python", "tests/upstream_core/run.py", session.create_tmp(), *session.posargs)
+
+
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """The lowest versions that the project says it works with, on the lowest Python."""

@@ -19,8 +19,8 @@ from ._projection import AsyncProjection as AsyncProjection
 from ._projection import AsyncTextProjection as AsyncTextProjection
 from ._queue import Queue as Queue
 from ._stream import AsyncChatModelStream as AsyncChatModelStream
+from ._trio_runtime import disable_trio as disable_trio
+from ._trio_runtime import enable_trio as enable_trio
 from .callbacks import AsyncFinalIteratorCallbackHandler as AsyncFinalIteratorCallbackHandler
 from .callbacks import AsyncIteratorCallbackHandler as AsyncIteratorCallbackHandler
 from .callbacks import AsyncStreamingStdOutCallbackHandler as AsyncStreamingStdOutCallbackHandler
-from ._trio_runtime import disable_trio as disable_trio
-from ._trio_runtime import enable_trio as enable_trio

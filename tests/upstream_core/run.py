@@ -54,7 +54,10 @@ def outcomes(
             *([] if tests else ["tests/unit_tests"]),
         ],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+        },
     )
     both = json.loads(results.read_text())
     return both["asynchronous"], both["synchronous"]
@@ -85,7 +88,9 @@ def main() -> int:
     for name in failed:
         print(f"  FAILED on trio alone: {name}: {on_trio.get(name, 'not run')}")
     for name in broken:
-        print(f"  FAILED, a synchronous test, with enable_trio(): {name}: {enabled.get(name, 'not run')}")
+        print(
+            f"  FAILED, a synchronous test, with enable_trio(): {name}: {enabled.get(name, 'not run')}"
+        )
     for name in stale:
         print(f"  LISTED without need: {name}")
     return 1 if failed or broken or stale or not passed else 0

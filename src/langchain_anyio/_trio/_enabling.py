@@ -70,7 +70,13 @@ def _within(name: str, package: str) -> bool:
 def _change(module: ModuleType, changes: list[tuple[Any, str, Any]]) -> None:
     """Put the namespace, and the wrappers, into a module."""
     for place, name, value in _replacements(module):
-        changes.append((place, name, vars(place).get(name, _MISSING) if name != "__bases__" else place.__bases__))
+        changes.append(
+            (
+                place,
+                name,
+                vars(place).get(name, _MISSING) if name != "__bases__" else place.__bases__,
+            )
+        )
         setattr(place, name, value)
 
 
@@ -134,7 +140,8 @@ class _Finder(MetaPathFinder):
             if spec is not None:
                 if spec.loader is not None and hasattr(spec.loader, "exec_module"):
                     # The loader stays what it is, for all those who ask it for its source.
-                    spec.loader.exec_module = _changing(spec.loader.exec_module, package)  # type: ignore[method-assign]
+                    loader: Any = spec.loader
+                    loader.exec_module = _changing(loader.exec_module, package)
                 return spec
         return None
 

@@ -14,15 +14,17 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextvars import Context, copy_context
 from functools import partial
-from types import CoroutineType, GenericAlias
+from types import CoroutineType, TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 import trio
+from typing_extensions import Self
 
 from ._owner import CLEANUP_SECONDS, Owner
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
+    # Comes with trio there.
+    from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
 T = TypeVar("T")
 
@@ -35,7 +37,7 @@ class Future(Generic[T]):
     Ports `asyncio.Future`. Its callbacks are called at once, and not soon, when it is done.
     """
 
-    def __init__(self, *, loop: object = None) -> None:
+    def __init__(self, *, loop: object = None) -> None:  # noqa: ARG002  # asyncio's parameter
         self._event = trio.Event()
         self._result: T | None = None
         self._exception: BaseException | None = None
@@ -151,15 +153,11 @@ class Future(Generic[T]):
             raise
         return self.result()
 
-    __class_getitem__ = classmethod(GenericAlias)
-
     def __del__(self) -> None:
         # A generator that has come to its end is no error.
         error = self._exception
         if error is not None and not self._retrieved and not isinstance(error, StopAsyncIteration):
-            _logger.error(
-                "the exception of %r was never retrieved", self, exc_info=self._exception
-            )
+            _logger.error("the exception of %r was never retrieved", self, exc_info=self._exception)
 
 
 class Task(Future[T]):
@@ -228,7 +226,7 @@ class Task(Future[T]):
         except asyncio.CancelledError as exc:
             self._message = self._message or (str(exc.args[0]) if exc.args else None)
             self._end(cancelled=True)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001  # whoever awaits the task gets it
             # trio's cancellation that is left here is that of the run, which has to have it back.
             ours, errors = _split(exc)
             self._exception = errors
@@ -266,7 +264,7 @@ def create_task(
     return Task(coro, name=name, context=context)
 
 
-def ensure_future(awaitable: Awaitable[T], *, loop: object = None) -> Future[T]:
+def ensure_future(awaitable: Awaitable[T]) -> Future[T]:
     """Port `asyncio.ensure_future`."""
     return awaitable if isinstance(awaitable, Future) else Task(awaitable)
 
@@ -324,7 +322,7 @@ class _Failed:
 async def _to_the_end(awaitable: Awaitable[Any]) -> Any:
     try:
         return await awaitable
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  # raised when all have run to their end
         return _Failed(exc)
 
 
@@ -358,7 +356,10 @@ async def _all(
 
 
 async def wait(
-    fs: Iterable[Future[Any]], *, timeout: float | None = None, return_when: str = asyncio.ALL_COMPLETED
+    fs: Iterable[Future[Any]],
+    *,
+    timeout: float | None = None,
+    return_when: str = asyncio.ALL_COMPLETED,
 ) -> tuple[set[Future[Any]], set[Future[Any]]]:
     """Port `asyncio.wait`; cancelled, it leaves the tasks running, which belong to the call that started them."""
     futures = set(fs)
@@ -422,13 +423,18 @@ class timeout:  # noqa: N801  # asyncio's name
     def __init__(self, delay: float | None) -> None:
         self._delay = delay
 
-    async def __aenter__(self) -> timeout:
+    async def __aenter__(self) -> Self:
         self._scope = trio.move_on_after(_seconds(self._delay))
         self._scope.__enter__()
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
-        if self._scope.__exit__(*exc_info) or self._scope.cancelled_caught:
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._scope.__exit__(exc_type, exc, traceback) or self._scope.cancelled_caught:
             raise TimeoutError
 
     def expired(self) -> bool:

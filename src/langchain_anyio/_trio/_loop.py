@@ -12,8 +12,9 @@ from typing import Any, TypeVar, final
 import anyio
 import trio
 
-from .._background import Loop
-from .._threads import ThreadCalls, handler_limiter, model_limiter
+from langchain_anyio._background import Loop
+from langchain_anyio._threads import ThreadCalls, handler_limiter, model_limiter
+
 from ._futures import Future, Task
 from ._owner import CLEANUP_SECONDS
 
@@ -142,4 +143,3 @@ def _warn_of_left(label: str) -> None:
         ResourceWarning,
         stacklevel=2,
     )
-

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 from trio.lowlevel import current_task
 
-from .._asyncgens import AsyncGenerators
+from langchain_anyio._asyncgens import AsyncGenerators
 
 if TYPE_CHECKING:
     from ._futures import Task

@@ -34,8 +34,7 @@ def uses(package: str) -> Iterator[Use]:
         modules = {alias for alias, name in _imports(tree) if name is None}
         for alias, name in _imports(tree):
             if name is not None:
-                line = next(n.lineno for n in ast.walk(tree) if _imports_name(n, alias))
-                yield Use(path, line, name)
+                yield Use(path, _line_of(tree, alias), name)
         for scope in _scopes(tree):
             kinds = _kinds(scope, modules)
             for node in ast.walk(scope):
@@ -77,9 +76,11 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, str | None]]:
                 yield alias.asname or alias.name, alias.name
 
 
-def _imports_name(node: ast.AST, alias: str) -> bool:
-    return (
-        isinstance(node, ast.ImportFrom)
+def _line_of(tree: ast.Module, alias: str) -> int:
+    return next(
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
         and node.module == "asyncio"
         and any((name.asname or name.name) == alias for name in node.names)
     )
@@ -125,7 +126,7 @@ def _kinds(scope: ast.AST, modules: set[str]) -> dict[str, str]:
                 kind = _annotated(node.annotation, modules)
                 targets = [node.target]
             elif isinstance(node, ast.arg):
-                kind = node.annotation and _annotated(node.annotation, modules)
+                kind = _annotated(node.annotation, modules) if node.annotation else None
                 targets = [ast.Name(node.arg)]
             else:
                 continue
@@ -144,7 +145,10 @@ def _key(node: ast.AST) -> str | None:
 def _kind(node: ast.AST, modules: set[str], kinds: dict[str, str]) -> str | None:
     """Return what an expression is: a loop, or a task or future."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if _is_asyncio(node.func.value, modules) or _kind(node.func.value, modules, kinds) == "loop":
+        if (
+            _is_asyncio(node.func.value, modules)
+            or _kind(node.func.value, modules, kinds) == "loop"
+        ):
             return _KINDS.get(node.func.attr)
         return None
     key = _key(node)

@@ -7,10 +7,11 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Iterator
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from .._driver import open_stream
-from .._providers import for_current_loop
+from langchain_anyio._driver import open_stream
+from langchain_anyio._providers import for_current_loop
+
 from ._loop import TrioLoop, running_loop
 from ._owner import Owner
 from ._running import on_trio
@@ -80,16 +81,18 @@ def _closing_what_it_starts(
     def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         if not on_trio():
             return function(*args, **kwargs)
-        generator = _closing(function, args, kwargs)
+        generator: Any = _closing(function, args, kwargs)
         # What trio calls it when it was left open.
         generator.__name__, generator.__qualname__ = function.__name__, function.__qualname__
-        return generator
+        return cast("AsyncGenerator[Any, None]", generator)
 
     return call
 
 
 async def _closing(
-    function: Callable[..., AsyncGenerator[Any, None]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    function: Callable[..., AsyncGenerator[Any, None]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> AsyncGenerator[Any, None]:
     passed_in = (*args, *kwargs.values())
     theirs = tuple(value for value in passed_in if isinstance(value, AsyncGenerator))
