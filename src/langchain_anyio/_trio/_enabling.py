@@ -22,8 +22,6 @@ LANGCHAIN_CORE: Final = "langchain_core"
 # Modules of langchain-core that call callback handlers.
 _OF_HANDLERS: Final = frozenset({"langchain_core.callbacks.manager", "langchain_core.tracers.base"})
 
-_MISSING: Final = object()
-
 _lock = threading.RLock()
 # What was put where, in order, and what had been there.
 _changes: dict[str, list[tuple[Any, str, Any]]] = {}
@@ -43,10 +41,15 @@ def enable(packages: Sequence[str]) -> None:
             sys.meta_path.insert(0, _FINDER)
         for package in (LANGCHAIN_CORE, *packages):
             if package not in _changes:
-                _changes[package] = []
-                for name, module in list(sys.modules.items()):
-                    if _within(name, package):
-                        _change(module, _changes[package])
+                changes = _changes[package] = []
+                try:
+                    # A copy in one step: other threads may be importing.
+                    for name, module in sys.modules.copy().items():
+                        if _within(name, package):
+                            _change(module, changes)
+                except BaseException:
+                    _undo(_changes.pop(package))
+                    raise
 
 
 def disable() -> None:
@@ -54,13 +57,13 @@ def disable() -> None:
     with _lock:
         if _FINDER in sys.meta_path:
             sys.meta_path.remove(_FINDER)
-        for changes in _changes.values():
-            for place, name, original in reversed(changes):
-                if original is _MISSING:
-                    delattr(place, name)
-                else:
-                    setattr(place, name, original)
-        _changes.clear()
+        while _changes:
+            _undo(_changes.popitem()[1])
+
+
+def _undo(changes: list[tuple[Any, str, Any]]) -> None:
+    for place, name, original in reversed(changes):
+        setattr(place, name, original)
 
 
 def _within(name: str, package: str) -> bool:
@@ -70,13 +73,7 @@ def _within(name: str, package: str) -> bool:
 def _change(module: ModuleType, changes: list[tuple[Any, str, Any]]) -> None:
     """Put the namespace, and the wrappers, into a module."""
     for place, name, value in _replacements(module):
-        changes.append(
-            (
-                place,
-                name,
-                vars(place).get(name, _MISSING) if name != "__bases__" else place.__bases__,
-            )
-        )
+        changes.append((place, name, getattr(place, name)))
         setattr(place, name, value)
 
 
