@@ -31,6 +31,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import (
     Runnable,
+    RunnableConfig,
     RunnableGenerator,
     RunnableLambda,
     RunnableParallel,
@@ -868,7 +869,12 @@ def test_asyncio_and_trio_run_side_by_side() -> None:
 
 
 def test_what_is_made_where_nothing_runs_belongs_to_where_it_is_used() -> None:
+    # What it asks asyncio for, and, made here, is not left behind.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     handler = LogStreamCallbackHandler(auto_close=False)
+    asyncio.set_event_loop(None)
+    loop.close()
 
     async def main() -> None:
         chain = RunnableLambda(lambda x: x)
@@ -899,8 +905,9 @@ async def test_custom_events_and_groups() -> None:
         async def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
             seen.append((name, data))
 
-    async def step(value: Any) -> Any:
-        await adispatch_custom_event("progress", {"percent": 50})
+    async def step(value: Any, config: RunnableConfig) -> Any:
+        # Named, because on Python 3.10 langchain-core does not find it by itself, on asyncio neither.
+        await adispatch_custom_event("progress", {"percent": 50}, config=config)
         return value
 
     async with atrace_as_chain_group("group", callback_manager=None) as manager:
