@@ -11,7 +11,6 @@ import itertools
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from contextlib import aclosing
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
@@ -946,13 +946,27 @@ def test_a_wrapped_generator_method_still_passes_for_one() -> None:
     assert asyncio.run(main()) == trio.run(main) == [2]
 
 
-def test_it_costs_asyncio_next_to_nothing() -> None:
-    """A look whether trio runs, for each name and each public call: microseconds where a call takes hundreds."""
+def test_trio_as_a_guest_of_asyncio() -> None:
+    """Both run in one thread, in turns; each has its own."""
 
-    async def main() -> float:
-        start = time.perf_counter()
-        for _ in range(10_000):
-            NAMESPACE.gather  # noqa: B018
-        return (time.perf_counter() - start) / 10_000
+    async def step(value: Any) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return value, NAMESPACE.sleep is asyncio.sleep
 
-    assert asyncio.run(main()) < 20e-6
+    chain = RunnableParallel(a=RunnableLambda(step), b=RunnableLambda(step))
+
+    async def guest() -> Any:
+        return [await chain.ainvoke(1) for _ in range(20)]
+
+    async def host() -> tuple[Any, Any]:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Any] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=over.set_result
+        )
+        here = [await chain.ainvoke(1) for _ in range(20)]
+        return here, (await over).unwrap()
+
+    here, there = asyncio.run(host())
+    assert here == [{"a": (1, True), "b": (1, True)}] * 20
+    assert there == [{"a": (1, False), "b": (1, False)}] * 20
