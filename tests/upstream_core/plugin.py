@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from left_out import NOT_RUN
-
 # Far above what any of them takes, so that a test that hangs is a failure and not the end of the run.
 SECONDS = 15
 
@@ -100,11 +98,6 @@ class OnTrio:
             return self._trio.run(functools.partial(guarded, **arguments), clock=_Clock())
 
         return run
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            if item.nodeid == NOT_RUN:
-                item.add_marker(pytest.mark.skip(reason="see left_out.py"))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Any:

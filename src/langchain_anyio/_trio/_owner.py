@@ -11,7 +11,6 @@ import logging
 import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
@@ -40,9 +39,6 @@ class Owner:
     Tasks belong to the innermost call that they were started in. Generators belong to the outermost, which is where
     nobody is left to read them: within it they may be handed around, as the branches of a `RunnableParallel` share their
     input. One that is collected earlier is closed then, and the outermost call waits for that.
-
-    Args:
-        theirs: Generators that the caller has passed in. They are the caller's own to close.
     """
 
     __slots__ = (
@@ -51,16 +47,14 @@ class Owner:
         "_ending",
         "_generators",
         "_outermost",
-        "_theirs",
         "_token",
         "tasks",
     )
 
-    def __init__(self, theirs: tuple[object, ...] = ()) -> None:
+    def __init__(self) -> None:
         self.tasks: set[Task[Any]] = set()
         outer = Owner.current()
         self._outermost: Owner = self if outer is None else outer._outermost
-        self._theirs = theirs
         self._generators = AsyncGenerators(self._generator_collected)
         self._collected: deque[AsyncGenerator[Any, Any]] = deque()
         self._closing = trio.Lock()
@@ -149,7 +143,7 @@ class Owner:
     async def _close_generators(self, *, everything: bool) -> None:
         try:
             if everything:
-                await self._one_at_a_time(partial(self._generators.aclose, but=self._theirs))
+                await self._one_at_a_time(self._generators.aclose)
         finally:
             try:
                 await self._close_collected()

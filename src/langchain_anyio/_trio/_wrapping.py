@@ -94,11 +94,9 @@ async def _closing(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> AsyncGenerator[Any, None]:
-    passed_in = (*args, *kwargs.values())
-    theirs = tuple(value for value in passed_in if isinstance(value, AsyncGenerator))
-    owner = Owner(theirs)
+    owner = Owner()
     generator = function(*args, **kwargs)
-    del args, kwargs, passed_in, theirs
+    del args, kwargs
     try:
         while True:
             try:
