@@ -41,6 +41,7 @@ from langchain_core.tracers import LogStreamCallbackHandler
 
 import langchain_anyio
 from langchain_anyio import disable_trio, enable_trio
+from langchain_anyio._threads import model_limiter
 from langchain_anyio._trio import _futures
 from langchain_anyio._trio._futures import Task
 from langchain_anyio._trio._loop import TrioLoop
@@ -318,6 +319,57 @@ async def test_an_error_while_being_cancelled_is_not_lost() -> None:
         await trio.testing.wait_all_tasks_blocked()
         scope.cancel()
         await task
+
+
+@pytest.mark.trio
+async def test_a_step_that_was_cancelled_before_it_began_leaves_its_generator_closable() -> None:
+    log: list[str] = []
+
+    async def generate() -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+            log.append("closed")
+
+    generator: Any = generate()
+    assert await generator.__anext__() == 1
+    task = _futures.create_task(generator.__anext__())
+    task.cancel()
+    await task.settled()
+    await generator.aclose()
+    assert log == ["closed"]
+
+
+@pytest.mark.trio
+async def test_a_task_that_is_forgotten_does_not_outlive_the_call(
+    module: Callable[..., ModuleType],
+) -> None:
+    library = module(
+        """
+        import asyncio
+
+        log = []
+
+        async def forget(value):
+            async def forgotten():
+                try:
+                    await asyncio.sleep(1000)
+                finally:
+                    log.append("cancelled")
+            asyncio.get_running_loop().create_task(forgotten())
+            await asyncio.sleep(0)
+            return value
+        """,
+        enable="after",
+    )
+    step = RunnableLambda(library.forget)
+    assert await step.ainvoke(1) == 1
+    assert library.log == ["cancelled"]
+    assert await step.abatch([1, 2]) == [1, 2]
+    assert library.log == ["cancelled"] * 3
 
 
 @pytest.mark.trio
@@ -794,6 +846,22 @@ async def test_worker_threads_are_not_those_of_the_application() -> None:
     finally:
         for token in tokens:
             limiter.release_on_behalf_of(token)
+
+
+@pytest.mark.trio
+async def test_models_leave_threads_to_their_handlers() -> None:
+    limiter = model_limiter()
+    tokens = [object() for _ in range(int(limiter.total_tokens))]
+    for token in tokens:
+        limiter.acquire_on_behalf_of_nowait(token)
+    recorder = Recorder()
+    with trio.fail_after(10):
+        await RunnableLambda(_same).ainvoke(1, {"callbacks": [recorder]})
+    assert recorder.names() == ["on_chain_start", "on_chain_end"]
+
+
+async def _same(value: Any) -> Any:
+    return value
 
 
 @pytest.mark.trio
