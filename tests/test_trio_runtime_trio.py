@@ -459,6 +459,31 @@ async def test_a_shield_is_bounded_when_its_surroundings_are_cancelled(autojump_
     assert trio.current_time() - start == 9
 
 
+@pytest.mark.trio
+async def test_a_lock_is_not_lost_with_a_waiter_that_is_cancelled_as_it_is_woken() -> None:
+    lock = NAMESPACE.Lock()
+    await lock.acquire()
+    got: list[str] = []
+
+    async def wait(name: str, scope: trio.CancelScope) -> None:
+        with scope:
+            async with lock:
+                got.append(name)
+                await trio.lowlevel.checkpoint()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            first = trio.CancelScope()
+            nursery.start_soon(wait, "first", first)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(wait, "second", trio.CancelScope())
+            await trio.testing.wait_all_tasks_blocked()
+            first.cancel()
+            lock.release()
+    assert got[-1] == "second"
+    assert not lock.locked()
+
+
 # What `asyncio.CancelledError` is: the shapes that langchain-core and langgraph have, by the table of the docs.
 
 

@@ -142,6 +142,10 @@ class Future(Generic[T]):
         try:
             await self.settled()
         except BaseException as interruption:
+            if isinstance(interruption, trio.Cancelled) and self.done():
+                # It was done before the awaiting side could tell. asyncio's primitives count on it that whom they have
+                # woken has taken what it was woken for; the next checkpoint raises the cancellation again.
+                return self.result()
             self.cancel()
             with trio.CancelScope(shield=True):
                 await self.settled()
