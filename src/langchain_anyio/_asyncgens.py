@@ -69,7 +69,8 @@ class AsyncGenerators:
                 _logger.warning("closing %r failed", generator, exc_info=True)
             except BaseException as exc:  # noqa: BLE001 - raised below
                 first = first or exc
-        self._started.clear()
+        if self._closed:
+            self._started.clear()
         if first is not None:
             try:
                 raise first

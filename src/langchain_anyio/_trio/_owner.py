@@ -143,7 +143,7 @@ class Owner:
     async def _close_generators(self, *, everything: bool) -> None:
         try:
             if everything:
-                await self._one_at_a_time(self._generators.aclose)
+                await self._one_at_a_time(self._close_open)
         finally:
             try:
                 await self._close_collected()
@@ -184,6 +184,12 @@ class Owner:
         finally:
             if self._closing.statistics().owner is current_task():
                 self._closing.release()
+
+    async def _close_open(self) -> None:
+        # Closing one may start others, and end what had one running.
+        for _ in range(3):
+            if self._generators.are_open():
+                await self._generators.aclose()
 
     async def _close_in_turn(self) -> None:
         while self._collected:
