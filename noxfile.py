@@ -31,6 +31,8 @@ SLOW = [
     "test_providers.py",
     "test_providers_stream.py",
     "test_readme.py",
+    "test_trio_runtime_providers_trio.py",
+    "test_trio_runtime_trio.py",
     "test_ways_people_use_them.py",
 ]
 
@@ -65,7 +67,7 @@ def upstream(session: nox.Session) -> None:
     session.run("python", "tests/upstream/run.py", session.create_tmp(), *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 @nox.parametrize("release", ["newest", "lowest"])
 def upstream_core(session: nox.Session, release: str) -> None:
     """langchain-core's own whole test suite, on asyncio and on trio: the newest release and the lowest."""
