@@ -566,17 +566,21 @@ class _ModelRun(Run):
             await self._reported.wait()
             return
         self._report_begun = True
+        cancelled: BaseException | None = None
         try:
             for run in (self._llm_run, *reversed(self._chain_runs)):
                 if run is None or not run.handlers:
                     continue
                 try:
                     await self._report_end_of(run)
-                except anyio.get_cancelled_exc_class():
-                    raise
+                except anyio.get_cancelled_exc_class() as exc:
+                    cancelled = exc  # the runs around this one are still to be told
                 except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
                     self._note_end_error(exc)
+            if cancelled is not None:
+                raise cancelled
         finally:
+            del cancelled
             self._reported.set()
 
     async def _report_end_of(self, run: LLMRun | ChainRun) -> None:
