@@ -125,9 +125,13 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def long(session: nox.Session) -> None:
-    """The tests that generate their cases, with at least 10,000 of them each."""
+    """What takes too long for each commit; writes the table of docs/reliability.md."""
     session.install(".[cli]", "--group", "test")
-    session.run("pytest", "-m", "hypothesis", *session.posargs, env={"HYPOTHESIS_PROFILE": "long"})
+    session.run(
+        *("pytest", "--long", "-m", "long or hypothesis", "--table", "docs/reliability.md"),
+        *session.posargs,
+        env={"HYPOTHESIS_PROFILE": "long"},
+    )
 
 
 if Path("benchmarks").is_dir():

@@ -1,4 +1,7 @@
-"""The backends that tests run on, and the Hypothesis profiles.
+"""The backends that tests run on, the Hypothesis profiles, and what takes too long to run every time.
+
+A test marked `long` runs with `--long` alone, as the nox session of that name says. What a test tries often it counts
+by `tally.tried`, for the table of docs/reliability.md.
 
 An asynchronous test is marked `anyio` and runs on every backend, or `trio` and runs under pytest-trio. Modules
 named `*_trio.py` may import trio: they are not collected where trio is not among the backends.
@@ -8,10 +11,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tally import Tally
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -39,6 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=",".join(BACKENDS),
         help="the backends to run asynchronous tests on, separated by commas (default: %(default)s)",
     )
+    parser.addoption("--long", action="store_true", help="also run the tests marked long")
+    parser.addoption(
+        "--table", metavar="FILE", type=Path, help="write what was tried how often into that file"
+    )
 
 
 def selected_backends(config: pytest.Config) -> list[str]:
@@ -59,6 +69,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if "trio" not in selected:
         # pytest-trio, which registers the mark, may be missing too.
         config.addinivalue_line("markers", "trio: run under pytest-trio")
+    # With pytest-xdist the tests run elsewhere, and their reports come here.
+    elsewhere = hasattr(config, "workerinput")
+    config.pluginmanager.register(Tally(None if elsewhere else config.getoption("--table")))
 
 
 def pytest_ignore_collect(collection_path: Any, config: pytest.Config) -> bool | None:
@@ -84,7 +97,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of backends not asked for, and refuse a test that has two runners."""
+    """Leave out tests of backends not asked for and the long ones, and refuse a test that has two runners."""
     selected = selected_backends(config)
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
@@ -95,6 +108,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(f"{item.nodeid} is marked both anyio and trio")
         # A test that has nothing to do with a backend is run once, beside asyncio's.
         wanted = on_anyio or ("trio" if on_trio else "asyncio") in selected
+        if item.get_closest_marker("long") is not None and not config.getoption("--long"):
+            wanted = False
         (kept if wanted else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
