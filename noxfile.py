@@ -34,6 +34,7 @@ SLOW = [
     "test_trio_runtime_providers_trio.py",
     "test_trio_runtime_trio.py",
     "test_ways_people_use_them.py",
+    "test_wire_faults.py",
 ]
 
 
