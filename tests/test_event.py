@@ -163,12 +163,12 @@ async def test_a_wake_up_nobody_waits_for_belongs_to_no_loop(
             await settle()
             first.cancel(how)
             await settle()
-            assert wakeup._event is not None
+            assert wakeup.waiting
             second.cancel(how)
             await settle()
-            assert wakeup._event is None
+            assert not wakeup.waiting
             third = Victim(group, wakeup.wait)
             await settle()
             wakeup.fire()
-            assert wakeup._event is None
+            assert not wakeup.waiting
         assert third.outcome == "returned"

@@ -8,17 +8,18 @@ no other of the streaming layers, knows the backends by name.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
 from anyio.lowlevel import RunVar
 
-from ._event import Event
-
 if TYPE_CHECKING:
     import asyncio
+
+    from ._event import Event
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
@@ -96,6 +97,57 @@ class Loop:
             return asyncio.get_running_loop() is self.token
         except RuntimeError:
             return False
+
+
+class Waiter(Protocol):
+    """What one task awaits, once, until another one of the same event loop calls `set_result()`."""
+
+    def __await__(self) -> Generator[Any, Any, object]: ...
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: None, /) -> None: ...
+
+
+def waiters() -> Callable[[], Waiter]:
+    """Return what makes waiters for tasks of the running event loop.
+
+    An `anyio.Event` that is made for one wait takes longer to make and to await than the switch between two
+    tasks takes; an asyncio future is what stands behind it. Both are cancelled alike.
+    """
+    if backend() == "trio":
+        return _trio_waiter()
+    import asyncio
+
+    return asyncio.get_running_loop().create_future
+
+
+def wake(waiter: Waiter) -> None:
+    """Wake a waiter, unless it is woken or, as an asyncio future with its task, cancelled."""
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+@cache
+def _trio_waiter() -> Callable[[], Waiter]:
+    import trio
+
+    class TrioWaiter:
+        __slots__ = ("_event",)
+
+        def __init__(self) -> None:
+            self._event = trio.Event()
+
+        def __await__(self) -> Generator[Any, Any, object]:
+            return self._event.wait().__await__()
+
+        def done(self) -> bool:
+            return self._event.is_set()
+
+        def set_result(self, _: None, /) -> None:
+            self._event.set()
+
+    return TrioWaiter
 
 
 def start(

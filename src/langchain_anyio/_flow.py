@@ -41,9 +41,11 @@ class Flow:
         """Note that a consumer is past event number `mark`, counted from 1."""
         if mark > self.consumed:
             self.consumed = mark
-            self._moved.fire()
+            if self._moved.waiting:
+                self._moved.fire()
 
     def join_head(self) -> None:
         """Note that one more consumer waits for what is not made yet."""
         self.at_head += 1
-        self._moved.fire()
+        if self._moved.waiting:
+            self._moved.fire()

@@ -14,10 +14,10 @@ from typing import Any, Generic, NoReturn, TypeVar, cast, final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._background import without_cancellations
+from ._background import Waiter, without_cancellations
 from ._errors import StreamCancelledError
 from ._flow import Flow
-from ._steps import Steps
+from ._steps import STEPS_BETWEEN_YIELDS, Steps
 from ._wakeup import Wakeup
 
 D = TypeVar("D")
@@ -38,12 +38,10 @@ class ProjectionState(Generic[D, F]):
 
     __slots__ = (
         "_cursors",
-        "_generation",
         "_more",
         "_over",
         "_traceback",
         "_until_drop",
-        "_waiting",
         "deltas",
         "done",
         "dropped",
@@ -68,8 +66,6 @@ class ProjectionState(Generic[D, F]):
         self.request_more: Callable[[], Awaitable[bool]] | None = None
         self._more = Wakeup()
         self._over = Wakeup()
-        self._generation = 0
-        self._waiting = 0
         # Not a WeakSet: a cursor may be collected in another thread while this one looks through them.
         self._cursors: list[weakref.ref[Cursor[Any]]] | None = None if replay else []
         self._until_drop = _SMALLEST_DROP
@@ -78,7 +74,8 @@ class ProjectionState(Generic[D, F]):
 
     def push(self, delta: D) -> None:
         """Append a delta, which came with the newest event of the flow, and wake the cursors."""
-        self._wake()
+        if self._more.waiting:
+            self._wake()
         self.deltas.append(delta)
         if self.flow is not None and self.marks is not None:
             self.marks.append(self.flow.produced)
@@ -104,15 +101,13 @@ class ProjectionState(Generic[D, F]):
         self.done = True
 
     def _wake(self) -> None:
+        waiting = len(self._more.waiting)
         # Comes first, since it is refused in another thread than that of those who wait.
         self._more.fire()
-        if self._waiting:
-            self._generation += 1
-            if self.flow is not None:
-                # They have been woken and are at the head no longer, but at what was before it.
-                self.flow.at_head -= self._waiting
-                self.flow.pass_by(self.flow.produced - 1)
-            self._waiting = 0
+        if waiting and self.flow is not None:
+            # They have been woken and are at the head no longer, but at what was before it.
+            self.flow.at_head -= waiting
+            self.flow.pass_by(self.flow.produced - 1)
 
     # Consuming
 
@@ -138,20 +133,18 @@ class ProjectionState(Generic[D, F]):
         assert self.error is not None
         raise_as_it_came(self.error, self._traceback)
 
-    async def wait_for_more(self, steps: Steps) -> None:
-        """Wait for a delta or the end, as the next of a consumer's steps."""
-        generation = self._generation
-        self._waiting += 1
+    def join(self, steps: Steps) -> Waiter:
+        """Return what the next delta or the end wakes, for the caller to await and then to `leave()`."""
+        waiter = self._more.join(steps.make_waiter)
         if self.flow is not None:
             self.flow.join_head()
-        try:
-            await self._more.wait(steps.make_event)
-        finally:
-            if self._generation == generation:
-                self._waiting -= 1
-                if self.flow is not None:
-                    self.flow.at_head -= 1
-                    self.flow.pass_by(self.flow.produced)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no longer, be it that a delta has come or not."""
+        if self._more.leave(waiter) and self.flow is not None:
+            self.flow.at_head -= 1
+            self.flow.pass_by(self.flow.produced)
 
     async def wait_for_final(self) -> F:
         """Wait for the final value and return it, or raise the error."""
@@ -227,21 +220,32 @@ class Cursor(Generic[D]):
         return self
 
     async def __anext__(self) -> D:
-        state = self._state
+        state, steps = self._state, self._steps
         if state.start is not None:
             await state.start()
-        if state.holds(self._position) or state.done or state.request_more is not None:
-            await self._steps.take()
-        while not state.holds(self._position):
+        # All that a step does is in this one coroutine, as far as it goes: each one more takes as long as the rest.
+        if (
+            self._position - state.dropped < len(state.deltas)
+            or state.done
+            or state.request_more is not None
+        ):
+            taken = steps.taken
+            steps.taken = taken + 1
+            await (steps.check() if taken % STEPS_BETWEEN_YIELDS else steps.give_way())
+        while not self._position - state.dropped < len(state.deltas):
             if state.error is not None:
                 state.raise_error()
             if state.done:
                 raise StopAsyncIteration
             if state.request_more is None:
-                await state.wait_for_more(self._steps)
+                waiter = state.join(steps)
+                try:
+                    await waiter
+                finally:
+                    state.leave(waiter)
             elif await state.request_more():
                 if not state.holds(self._position):
-                    await self._steps.take()  # what is asked for more may never wait
+                    await steps.take()  # what is asked for more may never wait
             elif not (state.holds(self._position) or state.done):
                 raise StopAsyncIteration
         self._position += 1

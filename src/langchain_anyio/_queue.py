@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from typing_extensions import Self
 
+from ._background import waiters, wake
 from ._steps import STEPS_BETWEEN_YIELDS
 from ._wakeup import check_thread
 
@@ -60,23 +61,24 @@ class _Line:
 class _Place:
     """One task's place in a line, kept until it leaves it."""
 
-    __slots__ = ("_line", "_thread", "_turn")
+    __slots__ = ("_line", "_make_turn", "_thread", "_turn")
 
     def __init__(self, line: OrderedDict[_Place, None]) -> None:
         self._line = line
-        self._turn = anyio.Event()
+        self._make_turn = waiters()
+        self._turn = self._make_turn()
         self._thread = get_ident()
         line[self] = None
 
     def call(self) -> None:
         check_thread(self._thread)
-        self._turn.set()
+        wake(self._turn)
 
     async def wait(self) -> None:
         """Wait to be called; called in vain, wait again in the same place."""
-        if self._turn.is_set():
-            self._turn = anyio.Event()
-        await self._turn.wait()
+        if self._turn.done():
+            self._turn = self._make_turn()
+        await self._turn
 
     def leave(self) -> None:
         del self._line[self]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, final
 
-import anyio
 from anyio.lowlevel import current_token
+
+from ._background import Waiter, waiters
 
 if TYPE_CHECKING:
     from anyio.abc import AsyncBackend
@@ -21,31 +22,39 @@ class Steps:
 
     anyio looks its backend up at each call, which takes as long as the checkpoint itself; here it is looked
     up once.
+
+    Attributes:
+        taken: Number of steps taken. The first gives way, or a task that reads many short projections would not.
+        check: A checkpoint that does not give way; for the steps after the first.
     """
 
-    __slots__ = ("_backend", "_taken")
+    __slots__ = ("_backend", "_make_waiter", "check", "taken")
+
+    check: Callable[[], Awaitable[None]]
 
     def __init__(self) -> None:
         self._backend: type[AsyncBackend] | None = None
-        self._taken = 0
-
-    @property
-    def backend(self) -> type[AsyncBackend]:
-        """The backend that the consumer runs on."""
-        if self._backend is None:
-            self._backend = current_token().backend_class
-        return self._backend
+        self._make_waiter: Callable[[], Waiter] | None = None
+        self.taken: int = 0
 
     def take(self) -> Awaitable[None]:
         """Return a checkpoint; the first one and every 64th give way to other tasks too."""
-        taken = self._taken
-        self._taken = taken + 1
-        backend = self._backend or self.backend
-        # The first does, or a task that reads many short projections would not.
-        if taken % STEPS_BETWEEN_YIELDS:
-            return backend.checkpoint_if_cancelled()
-        return backend.checkpoint()
+        taken = self.taken
+        self.taken = taken + 1
+        return self.check() if taken % STEPS_BETWEEN_YIELDS else self.give_way()
 
-    def make_event(self) -> anyio.Event:
-        """Make an event on the consumer's backend."""
-        return (self._backend or self.backend).create_event()
+    def give_way(self) -> Awaitable[None]:
+        """Return a checkpoint that gives way to other tasks."""
+        return (self._backend or self._look_up()).checkpoint()
+
+    @property
+    def make_waiter(self) -> Callable[[], Waiter]:
+        """What makes the objects that the consumer waits for."""
+        if self._make_waiter is None:
+            self._make_waiter = waiters()
+        return self._make_waiter
+
+    def _look_up(self) -> type[AsyncBackend]:
+        backend = self._backend = current_token().backend_class
+        self.check = backend.checkpoint_if_cancelled
+        return backend

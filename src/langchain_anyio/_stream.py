@@ -473,7 +473,11 @@ class InterleavedCursor:
             if events.done:
                 raise StopAsyncIteration
             if events.request_more is None:
-                await events.wait_for_more(self._steps)
+                waiter = events.join(self._steps)
+                try:
+                    await waiter
+                finally:
+                    events.leave(waiter)
             elif await events.request_more():
                 if self._first() is None:
                     await self._steps.take()  # what is asked for more may never wait

@@ -1,4 +1,4 @@
-"""What the primitives wait on: one anyio event for however many wait at a time."""
+"""What the primitives wait on: any number of tasks that one call wakes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import final
 
-import anyio
+from ._background import Waiter, waiters, wake
 
 
 def check_thread(thread: int) -> None:
@@ -26,32 +26,44 @@ def check_thread(thread: int) -> None:
 class Wakeup:
     """Tasks that one call wakes, all at once.
 
-    The event is made by the first task that waits and let go when it fires or when the last task
-    left, so that an object with nobody waiting belongs to no event loop and may be used on the next.
+    An object with nobody waiting belongs to no event loop and may be used on the next.
+
+    Attributes:
+        waiting: Those whom the next `fire()` wakes, in the order in which they came.
     """
 
-    __slots__ = ("_event", "_thread", "_waiting")
+    __slots__ = ("_thread", "waiting")
 
     def __init__(self) -> None:
-        self._event: anyio.Event | None = None
         self._thread = 0
-        self._waiting = 0
+        self.waiting: dict[Waiter, None] = {}
 
-    async def wait(self, make_event: Callable[[], anyio.Event] = anyio.Event) -> None:
+    async def wait(self) -> None:
         """Wait for the next `fire()`."""
-        event = self._event
-        if event is None:
-            event = self._event = make_event()
-            self._thread = get_ident()
-            self._waiting = 0
-        self._waiting += 1
+        waiter = self.join(waiters())
         try:
-            await event.wait()
+            await waiter
         finally:
-            if self._event is event:
-                self._waiting -= 1
-                if not self._waiting:
-                    self._event = None
+            self.leave(waiter)
+
+    def join(self, make_waiter: Callable[[], Waiter]) -> Waiter:
+        """Return what the next `fire()` wakes, for the caller to await and then to `leave()`.
+
+        Does what `wait()` does, two coroutines less deep.
+        """
+        waiting = self.waiting
+        if not waiting:
+            self._thread = get_ident()
+        waiter = make_waiter()
+        waiting[waiter] = None
+        return waiter
+
+    def leave(self, waiter: Waiter) -> bool:
+        """Wait no longer; return whether nobody has fired."""
+        if waiter in self.waiting:
+            del self.waiting[waiter]
+            return True
+        return False
 
     def fire(self) -> None:
         """Wake all who wait now.
@@ -59,8 +71,9 @@ class Wakeup:
         Raises:
             RuntimeError: Somebody waits in another thread; nothing has happened.
         """
-        event = self._event
-        if event is not None:
+        waiting = self.waiting
+        if waiting:
             check_thread(self._thread)
-            self._event = None
-            event.set()
+            self.waiting = {}
+            for waiter in waiting:
+                wake(waiter)

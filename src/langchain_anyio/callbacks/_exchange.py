@@ -8,6 +8,7 @@ woken through its own event loop.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, final
 
@@ -15,7 +16,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
-from langchain_anyio._background import Loop
+from langchain_anyio._background import Loop, Waiter, waiters, wake
 from langchain_anyio._event import Event
 from langchain_anyio._queue import Queue, QueueStatistics
 
@@ -34,30 +35,36 @@ class Bell:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[anyio.Event, tuple[int, Loop]] = {}
+        self._waiting: dict[Waiter, tuple[int, Loop]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def expect(self, event: anyio.Event, loop: Loop) -> None:
-        """Have the next `ring()` set `event`, which is the running loop's, as is `loop`."""
-        self._waiting[event] = (get_ident(), loop)
+    def join(self, waiter: Waiter, loop: Loop) -> None:
+        """Have the next `ring()` wake `waiter`, which is of the running loop, as is `loop`, and is then to `leave()`."""
+        self._waiting[waiter] = (get_ident(), loop)
 
-    async def wait(self, event: anyio.Event) -> None:
-        """Wait for `event`, which is expected; leaves nothing behind where it is cancelled."""
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no longer, be it that it rang or not."""
+        self._waiting.pop(waiter, None)
+
+    async def wait(self, waiter: Waiter) -> None:
+        """Wait for the `ring()` as one who has joined, and leave."""
         try:
-            await event.wait()
+            await waiter
         finally:
-            self._waiting.pop(event, None)
+            self.leave(waiter)
 
     def ring(self) -> None:
         """Wake all who wait now."""
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, {}
-        for event, (thread, loop) in waiting.items():
+        for waiter, (thread, loop) in waiting.items():
             if thread == get_ident():
-                event.set()
+                wake(waiter)
             else:
-                loop.call_soon(event.set)
+                loop.call_soon(partial(wake, waiter))
 
 
 @final
@@ -95,13 +102,13 @@ class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
     @override
     async def wait(self) -> Literal[True]:
         with self._lock:
-            event = None if self.is_set() else anyio.Event()
-            if event is not None:
-                self._bell.expect(event, Loop())
-        if event is None:
+            waiter = None if self.is_set() else waiters()()
+            if waiter is not None:
+                self._bell.join(waiter, Loop())
+        if waiter is None:
             await checkpoint()
         else:
-            await self._bell.wait(event)
+            await self._bell.wait(waiter)
         return True
 
 
@@ -149,9 +156,9 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
                 try:
                     return self.put_nowait(item)
                 except anyio.WouldBlock:
-                    event = anyio.Event()
-                    self.room.expect(event, Loop())
-            await self.room.wait(event)
+                    waiter = waiters()()
+                    self.room.join(waiter, Loop())
+            await self.room.wait(waiter)
 
     @override
     def get_nowait(self) -> T:
@@ -169,9 +176,9 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
                 try:
                     return self.get_nowait()
                 except anyio.WouldBlock:
-                    event = anyio.Event()
-                    self.expect_news(event, Loop())
-            await self.news.wait(event)
+                    waiter = waiters()()
+                    self.expect_news(waiter, Loop())
+            await self.news.wait(waiter)
 
     @override
     def close(self) -> None:
@@ -184,9 +191,9 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
     def statistics(self) -> QueueStatistics:
         return QueueStatistics(self._used, self._max_buffer_size, len(self.room), len(self.news))
 
-    def expect_news(self, event: anyio.Event, loop: Loop) -> None:
-        """Have `event` set when there may be an item; to be called under the lock."""
-        self.news.expect(event, loop)
+    def expect_news(self, waiter: Waiter, loop: Loop) -> None:
+        """Have `waiter` woken when there may be an item; to be called under the lock."""
+        self.news.join(waiter, loop)
         # Who waits makes room in a queue without a buffer.
         self.room.ring()
 

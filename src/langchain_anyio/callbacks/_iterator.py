@@ -6,12 +6,11 @@ import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
-import anyio
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import BaseMessage, get_buffer_string
 from typing_extensions import Self, override
 
-from langchain_anyio._background import Loop
+from langchain_anyio._background import Loop, waiters
 from langchain_anyio._steps import Steps
 
 from ._runs import Run, Runs, Span, text_in, text_of
@@ -119,11 +118,11 @@ class _Reader(Generic[T]):
                         return self._shape(run, queue.get_nowait())
                     if self._over or self._left is not None or part.ended:
                         self._end(part)
-                    event = self._steps.make_event()
+                    waiter = self._steps.make_waiter()
                     if self._loop is None:
                         self._loop = Loop()
-                    queue.expect_news(event, self._loop)
-                await queue.news.wait(event)
+                    queue.expect_news(waiter, self._loop)
+                await queue.news.wait(waiter)
         finally:
             self._inside -= 1
             if self._dropped:
@@ -386,9 +385,9 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
                 queue = self._runs.queue_of(run)
                 if not queue.full():
                     return queue.put_of(run, text)
-                event = anyio.Event()
-                queue.room.expect(event, Loop())
-            await queue.room.wait(event)
+                waiter = waiters()()
+                queue.room.join(waiter, Loop())
+            await queue.room.wait(waiter)
 
 
 def _token(_: Run, token: str) -> str:
