@@ -60,7 +60,7 @@ def first(endpoint: Endpoint) -> Exchange:
 
 
 def closed(exchange: Exchange) -> bool:
-    return exchange.closed._event.wait(5)
+    return exchange.closed._event.wait(30)
 
 
 def one_line(errors: str) -> str:

@@ -107,7 +107,7 @@ async def run(
 
 
 async def all_of(iterator: Any) -> list[Any]:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return [item async for item in iterator]
 
 
@@ -346,7 +346,7 @@ async def test_done_by_hand_ends_iteration_under_a_flood_of_tokens() -> None:
     speaker = await Speaker(handler).start()
     await speaker.say("x", "x")
     got = []
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async for token in handler:
             got.append(token)
             await speaker.say("x")
@@ -757,16 +757,17 @@ async def test_who_leaves_for_good_does_not_leave_the_model_blocked(how: str) ->
                     with anyio.CancelScope() as scope:
                         scope.cancel()
                         await anyio.lowlevel.checkpoint()
+                    around.cancel()
                     await anyio.sleep_forever()
                 handler.done.set()
 
-        with anyio.move_on_after(0.05 if how == "cancel" else math.inf):
+        with anyio.CancelScope() as around:
             try:
                 await read()
             except ValueError as exc:
                 kept.append(exc)  # and so its frames
         await settle()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await handler.done.wait()
     if how != "done":
         assert await all_of(handler) == ["b", "c", "d", "e", "f"]
@@ -790,7 +791,7 @@ async def test_an_error_kept_within_a_step_does_not_hold_the_model_back() -> Non
         await settle()
         victim.cancel("scope")
         await settle()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await speaker.say(*"abc")
         await speaker.end()
     assert len(kept) == 1
@@ -811,7 +812,7 @@ async def test_a_single_step_that_is_cancelled_does_not_hold_the_model_back() ->
     with anyio.move_on_after(0.01):
         await handler.aiter().__anext__()
     gc.collect()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await speaker.say("a", "b")
 
 
@@ -958,7 +959,7 @@ def test_every_token_once_and_in_order_of_its_run(
 
         # Two tasks that share out a run may note what they got in either order.
         shared = any(op == "read" for op, _ in ops)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 for number in range(3):
                     group.start_soon(speak, number)
@@ -1110,7 +1111,7 @@ async def test_the_tokens_come_while_the_thread_goes_on() -> None:
         model = StreamModel(before=read_one)
         config: Any = {"callbacks": [handler]}
         group.start_soon(anyio.to_thread.run_sync, lambda: list(model.stream("x", config)))
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await handler.done.wait()
         assert await all_of(iterator) == ["three"]
 

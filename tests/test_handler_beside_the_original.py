@@ -43,11 +43,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def on_asyncio(use_uvloop: bool) -> Callable[..., Any]:
-    """Runs an async function where both handlers can run; nothing may take longer than 10 seconds."""
+    """Runs an async function where both handlers can run; nothing may take longer than a minute."""
 
     def run(func: Callable[..., Any], *args: Any) -> Any:
         async def guarded() -> Any:
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 return await func(*args)
 
         return anyio.run(guarded, backend_options={"use_uvloop": use_uvloop})
@@ -56,8 +56,8 @@ def on_asyncio(use_uvloop: bool) -> Callable[..., Any]:
 
 
 async def tokens_of(handler: Any) -> list[str]:
-    # Where the original hangs, two seconds of silence are proof enough.
-    with anyio.fail_after(2):
+    # Where the original hangs, some seconds of silence are proof enough.
+    with anyio.fail_after(4 if isinstance(handler, Original) else 50):
         return [token async for token in handler.aiter()]
 
 
@@ -238,7 +238,10 @@ def test_a_model_that_is_cancelled(handler_class: Any, on_asyncio: Any, cancelle
         task.cancel()
         got = []
         try:
-            with anyio.fail_after(2), pytest.raises(StreamCancelledError):
+            with (
+                anyio.fail_after(4 if isinstance(handler, Original) else 50),
+                pytest.raises(StreamCancelledError),
+            ):
                 async for token in handler.aiter():
                     got.append(token)
             assert got == ["one "][:cancelled_at]

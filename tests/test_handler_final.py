@@ -43,7 +43,7 @@ async def call(
 
 
 async def all_of(handler: Any) -> list[str]:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return [token async for token in handler.aiter()]
 
 

@@ -27,7 +27,7 @@ def config_of(*handlers: Any) -> Any:
 @pytest.mark.parametrize("limit", (1, 1024))
 async def test_a_native_producer_that_is_past_its_message(limit: int) -> None:
     recorder = AsyncRecorder()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         message = await open_stream(
             AEventsModel(words=LONG), "hi", config_of(recorder), max_buffer_size=limit
         )

@@ -720,7 +720,7 @@ async def play(
             place["best"] = max(place["best"], made)
             place["waits"] = False
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             producer = Victim(group, produce)
             for step, what, how in steps:

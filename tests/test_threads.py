@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="")
 # A guard against hanging, in seconds.
-GUARD = 10
+GUARD = 60
 
 
 class Blocker:

@@ -471,7 +471,7 @@ async def test_a_lock_is_not_lost_with_a_waiter_that_is_cancelled_as_it_is_woken
                 got.append(name)
                 await trio.lowlevel.checkpoint()
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             first = trio.CancelScope()
             nursery.start_soon(wait, "first", first)
@@ -866,7 +866,7 @@ async def test_worker_threads_are_not_those_of_the_application() -> None:
     for token in tokens:
         limiter.acquire_on_behalf_of_nowait(token)
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await RunnableLambda(lambda x: x + 1).ainvoke(1) == 2
     finally:
         for token in tokens:
@@ -880,7 +880,7 @@ async def test_models_leave_threads_to_their_handlers() -> None:
     for token in tokens:
         limiter.acquire_on_behalf_of_nowait(token)
     recorder = Recorder()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await RunnableLambda(_same).ainvoke(1, {"callbacks": [recorder]})
     assert recorder.names() == ["on_chain_start", "on_chain_end"]
 
@@ -895,7 +895,7 @@ async def test_a_cancelled_thread_is_waited_for() -> None:
 
     def work(_: Any) -> None:
         began.set()
-        go.wait(10)
+        go.wait(60)
         over.set()
 
     async with trio.open_nursery() as nursery:
@@ -936,7 +936,7 @@ def test_asyncio_and_trio_run_side_by_side() -> None:
     barrier = threading.Barrier(2)
 
     async def main() -> Any:
-        barrier.wait(10)
+        barrier.wait(60)
         return [await invoked(chain, {}) for _ in range(20)]
 
     def on_asyncio() -> None:

@@ -94,7 +94,7 @@ async def test_an_example_that_stops_the_model(
     endpoint = serve(Scenario(Reply(Text(*WORDS)), fault="stall", after=2))
     await names_of(example)["main"]()
     assert capsys.readouterr().out == printed
-    assert await (await endpoint.exchange()).closed.wait(5)
+    assert await (await endpoint.exchange()).closed.wait()
 
 
 def test_the_article_prints_the_answer() -> None:
@@ -186,7 +186,7 @@ def on_uvicorn(app: Any) -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         server.should_exit = server.force_exit = True
-        thread.join(10)
+        thread.join(60)
         listener.close()
         assert not thread.is_alive()
 
@@ -216,7 +216,7 @@ def on_hypercorn_trio(app: Any) -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
         listener.detach()  # hypercorn has closed it
         assert not thread.is_alive()
 
@@ -232,7 +232,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def ask(port: int) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    client = socket.create_connection(("127.0.0.1", port), timeout=60)
     client.sendall(b"GET /chat?question=why HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
     return client
 
@@ -271,9 +271,9 @@ def test_a_client_that_goes_away_stops_a_silent_model(server: Any, names: dict[s
     with server(names["app"]) as port:
         with ask(port) as client:
             assert events_in(read_until(client, b'data: "rise "')) == ["Bubbles ", "rise "]
-            assert model._silent.wait(10)
+            assert model._silent.wait(60)
             assert not model._stopped.is_set()
-        assert model._stopped.wait(1), "the model runs on a second after the client left"
+        assert model._stopped.wait(60), "the model runs on though the client has left"
 
 
 def test_a_stalled_client_holds_the_model_back(server: Any, names: dict[str, Any]) -> None:
@@ -289,5 +289,5 @@ def test_a_stalled_client_holds_the_model_back(server: Any, names: dict[str, Any
             while len(model.trace) < held_at + 100:
                 assert client.recv(1 << 20)
         # And a stalled client that goes away stops it as well.
-        assert model._stopped.wait(1), "the model runs on a second after the client left"
+        assert model._stopped.wait(60), "the model runs on though the client has left"
     assert len(model.trace) < len(words)

@@ -68,11 +68,11 @@ class _Signal:
     def is_set(self) -> bool:
         return self._event.is_set()
 
-    def wait_blocking(self, timeout: float = 5) -> bool:
+    def wait_blocking(self, timeout: float = 30) -> bool:
         """Wait and hold up the caller's event loop, so that nothing can happen on it meanwhile."""
         return self._event.wait(timeout)
 
-    async def wait(self, timeout: float = 5) -> bool:
+    async def wait(self, timeout: float = 30) -> bool:
         return await anyio.to_thread.run_sync(self._event.wait, timeout, abandon_on_cancel=True)
 
 
@@ -169,7 +169,7 @@ class Endpoint:
             self.exchanges.append(exchange)
             self._arrived.notify_all()
 
-    async def exchange(self, number: int = 0, timeout: float = 5) -> Exchange:
+    async def exchange(self, number: int = 0, timeout: float = 30) -> Exchange:
         """The request of that number, waited for."""
 
         def wait() -> bool:
@@ -282,7 +282,7 @@ class ProviderServer:
         endpoint = self._endpoints[name] = Endpoint(f"{self.url}/{name}", scenario)
         return endpoint
 
-    def wait_all_closed(self, timeout: float = 5) -> bool:
+    def wait_all_closed(self, timeout: float = 30) -> bool:
         """Wait, blocking, until no connection is open."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._connections, timeout)
@@ -386,7 +386,7 @@ def provider_server() -> Iterator[ProviderServer]:
         yield server
     finally:
         runner.should_exit = runner.force_exit = True
-        thread.join(10)
+        thread.join(60)
         listener.close()
         if thread.is_alive():
             raise RuntimeError("the provider server did not stop")
