@@ -12,12 +12,15 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Final
 
+from ._langgraph import NAMESPACES_OF_LANGGRAPH
 from ._namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, Namespace
 from ._running import on_trio
 from ._survey import modules_that_use_asyncio
 from ._wrapping import wrappers
 
 LANGCHAIN_CORE: Final = "langchain_core"
+# Covered wherever they are installed; langgraph's checkpointers, stores and prebuilt agents are part of its namespace.
+COVERED: Final = (LANGCHAIN_CORE, "langgraph", "langchain")
 
 # Modules of langchain-core that call callback handlers.
 _OF_HANDLERS: Final = frozenset({"langchain_core.callbacks.manager", "langchain_core.tracers.base"})
@@ -28,9 +31,9 @@ _changes: dict[str, list[tuple[Any, str, Any]]] = {}
 
 
 def enable(packages: Sequence[str]) -> None:
-    """Enable langchain-core and some packages more; those that are enabled already stay so."""
+    """Enable the packages that are always covered and some more; those that are enabled already stay so."""
     for package in packages:
-        if package in _changes or package == LANGCHAIN_CORE:
+        if package in _changes or package in COVERED:
             continue
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(f"no package named {package!r} is installed", name=package)
@@ -39,7 +42,7 @@ def enable(packages: Sequence[str]) -> None:
     with _lock:
         if _FINDER not in sys.meta_path:
             sys.meta_path.insert(0, _FINDER)
-        for package in (LANGCHAIN_CORE, *packages):
+        for package in (*COVERED, *packages):
             if package not in _changes:
                 changes = _changes[package] = []
                 try:
@@ -77,8 +80,14 @@ def _change(module: ModuleType, changes: list[tuple[Any, str, Any]]) -> None:
         setattr(place, name, value)
 
 
+def _namespace_of(module: str) -> Namespace:
+    if module in _OF_HANDLERS:
+        return NAMESPACE_OF_HANDLERS
+    return NAMESPACES_OF_LANGGRAPH.get(module, NAMESPACE)
+
+
 def _replacements(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
-    namespace = NAMESPACE_OF_HANDLERS if module.__name__ in _OF_HANDLERS else NAMESPACE
+    namespace = _namespace_of(module.__name__)
     for name, value in list(vars(module).items()):
         if value is asyncio:
             yield module, name, namespace
@@ -93,7 +102,7 @@ def _replacements(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
 
 # For `from asyncio import ...` and for base classes: asyncio's classes, which the portable ones are subclasses of.
 _PORTABLE_CLASSES: Final[dict[Any, Any]] = {
-    getattr(asyncio, name): ON_TRIO[name] for name in ("Event", "Lock", "Queue", "Semaphore")
+    getattr(asyncio, name): ON_TRIO[name] for name in ("Condition", "Event", "Lock", "Queue", "Semaphore")
 }
 _NAMES: Final[dict[int, str]] = {
     id(getattr(asyncio, name)): name for name in ON_TRIO if hasattr(asyncio, name)

@@ -21,6 +21,7 @@ import trio
 from typing_extensions import Self
 
 from ._owner import CLEANUP_SECONDS, Owner
+from ._turns import Turn, Turns
 
 if sys.version_info < (3, 11):
     # Comes with trio there.
@@ -30,6 +31,20 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
+# Which task each of trio's runs.
+_running: dict[trio.lowlevel.Task, Task[Any]] = {}
+
+_turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("langchain_anyio_turns")
+
+
+def _turns_of_this_run() -> Turns:
+    try:
+        return _turns.get()
+    except LookupError:
+        turns = Turns()
+        _turns.set(turns)
+        return turns
+
 
 class Future(Generic[T]):
     """A result that is still to come.
@@ -37,7 +52,8 @@ class Future(Generic[T]):
     Ports `asyncio.Future`. Its callbacks are called at once, and not soon, when it is done.
     """
 
-    def __init__(self, *, loop: object = None) -> None:  # noqa: ARG002  # asyncio's parameter
+    def __init__(self, *, loop: object = None) -> None:
+        self._loop = loop
         self._event = trio.Event()
         self._result: T | None = None
         self._exception: BaseException | None = None
@@ -127,7 +143,7 @@ class Future(Generic[T]):
     def get_loop(self) -> object:
         from ._loop import running_loop
 
-        return running_loop()
+        return self._loop or running_loop()
 
     async def settled(self) -> None:
         """Wait until it is done, without raising what it raised."""
@@ -183,12 +199,18 @@ class Task(Future[T]):
             self._owner.tasks.add(self)
         context = copy_context() if context is None else context
         try:
-            trio.lowlevel.spawn_system_task(self._run, name=self._name, context=context)
+            trio.lowlevel.spawn_system_task(self._begin, name=self._name, context=context)
+            self._turn = _turns_of_this_run().make()
         except RuntimeError:
             # The run is ending and takes no more tasks, while its last generators are closed: it runs as it is awaited.
             self._late = True
 
     _late = False
+
+    @staticmethod
+    def of(task: trio.lowlevel.Task) -> Task[Any] | None:
+        """Return the task that a trio task runs, `None` where it runs none."""
+        return _running.get(task)
 
     def get_name(self) -> str:
         return self._name
@@ -205,7 +227,7 @@ class Task(Future[T]):
         return True
 
     def cancelling(self) -> int:
-        return int(self._scope.cancel_called)
+        return int(self._scope.cancel_called or isinstance(sys.exc_info()[1], trio.Cancelled))
 
     async def settled(self) -> None:
         if self._late:
@@ -214,8 +236,17 @@ class Task(Future[T]):
                 await self._run()
         await super().settled()
 
+    async def _begin(self) -> None:
+        if not self._turn.is_next():
+            await self._turn.come()
+        self._turn.take()
+        await self._run()
+
     async def _run(self) -> None:
         awaitable = cast("Awaitable[T]", self._awaitable)
+        here = trio.lowlevel.current_task()
+        outer = _running.get(here)
+        _running[here] = self
         try:
             # As on asyncio, a coroutine that was cancelled before it began does not begin. The next step of an async
             # generator does: to close that would be to begin closing the generator, and not to end it.
@@ -237,6 +268,11 @@ class Task(Future[T]):
             self._end(cancelled=errors is None)
             if ours is not None:
                 raise ours from None
+        finally:
+            if outer is None:
+                del _running[here]
+            else:
+                _running[here] = outer
 
     def _end(self, *, cancelled: bool) -> None:
         self._cancelled = cancelled
@@ -287,7 +323,12 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
     """
     results: list[Any] = [None] * len(awaitables)
 
-    async def run(index: int, awaitable: Awaitable[Any]) -> None:
+    turns = Turns()
+
+    async def run(index: int, awaitable: Awaitable[Any], turn: Turn) -> None:
+        if not turn.is_next():
+            await turn.come()
+        turn.take()
         try:
             results[index] = await _owned(awaitable)
         except (Exception, asyncio.CancelledError) as exc:
@@ -295,7 +336,7 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
                 raise
             results[index] = exc
 
-    await _all(run, awaitables)
+    await _all(run, awaitables, turns)
     return results
 
 
@@ -336,13 +377,15 @@ async def _owned(awaitable: Awaitable[T]) -> T:
 
 
 async def _all(
-    run: Callable[[int, Awaitable[Any]], Awaitable[None]], awaitables: Iterable[Awaitable[Any]]
+    run: Callable[[int, Awaitable[Any], Turn], Awaitable[None]],
+    awaitables: Iterable[Awaitable[Any]],
+    turns: Turns,
 ) -> None:
     """Run all in a nursery and raise the first error bare, as asyncio's callers expect it."""
     try:
         async with trio.open_nursery() as nursery:
             for index, awaitable in enumerate(awaitables):
-                nursery.start_soon(run, index, awaitable)
+                nursery.start_soon(run, index, awaitable, turns.make())
         return
     except BaseExceptionGroup as exc:
         group = exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import warnings
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
@@ -17,8 +18,11 @@ from langchain_anyio._threads import ThreadCalls, handler_limiter, model_limiter
 
 from ._futures import Future, Task
 from ._owner import CLEANUP_SECONDS
+from ._running import on_trio
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 _loops: trio.lowlevel.RunVar[TrioLoop] = trio.lowlevel.RunVar("langchain_anyio_loop")
 
@@ -105,10 +109,18 @@ class TrioLoop:
     ) -> None:
         """Have the run call `callback`; may be called from any thread.
 
+        In a task of the run it is called at once, so that it keeps its place before whatever the task wakes.
+
         Raises:
             RuntimeError: The run is over.
         """
         context = copy_context() if context is None else context
+        if on_trio() and running_loop() in {self, self._of_handlers}:
+            try:
+                context.run(callback, *args)
+            except Exception:
+                _logger.exception("a callback of the loop failed")
+            return
         if not self._loop.call_soon(lambda: context.run(callback, *args)):
             self._closed = True
             raise RuntimeError("the trio run is over")

@@ -9,25 +9,31 @@ from typing import Any, Final, final
 
 import trio
 
-from . import _futures, _primitives
+from . import _crossing, _current, _futures, _primitives
 from ._loop import running_loop, running_loop_of_handlers
 from ._running import nothing_runs, on_trio
 
 # What each name is on trio.
 ON_TRIO: Final[dict[str, Any]] = {
+    "Condition": _primitives.Condition,
     "Event": _primitives.Event,
     "Lock": _primitives.Lock,
     "Semaphore": _primitives.Semaphore,
     "Queue": _primitives.Queue,
     "Future": _futures.Future,
     "Task": _futures.Task,
+    "_get_running_loop": running_loop,
     "as_completed": _futures.as_completed,
     "create_task": _futures.create_task,
+    "current_task": _current.current_task,
+    "eager_task_factory": _current.eager_task_factory,
     "ensure_future": _futures.ensure_future,
     "gather": _futures.gather,
     "get_event_loop": running_loop,
     "get_running_loop": running_loop,
     "isfuture": _futures.isfuture,
+    "run_coroutine_threadsafe": _crossing.run_coroutine_threadsafe,
+    "set_event_loop": _crossing.set_event_loop,
     "shield": _futures.shield,
     "sleep": _futures.sleep,
     "timeout": _futures.timeout,
@@ -54,14 +60,18 @@ AS_ON_ASYNCIO: Final = frozenset(
         "iscoroutinefunction",
         "new_event_loop",
         "run",
-        "set_event_loop",
     }
 )
 
 NAMES: Final = AS_ON_ASYNCIO | ON_TRIO.keys() | {"CancelledError"}
 
-# What is made with these where nothing runs belongs to whatever it is first used on.
-_LATE: Final = frozenset({"Event", "Lock", "Semaphore", "Queue"})
+# Where nothing runs, before any loop does and in worker threads, these are for either backend. What is made with the
+# primitives belongs to whatever it is first used on; the others ask the loop that they are given.
+_WHERE_NOTHING_RUNS: Final[dict[str, Any]] = {
+    **{name: ON_TRIO[name] for name in ("Condition", "Event", "Lock", "Semaphore", "Queue")},
+    "Future": _crossing.FutureOfLoop,
+    "run_coroutine_threadsafe": _crossing.run_coroutine_threadsafe,
+}
 
 
 @final
@@ -80,8 +90,8 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Any:
         if not on_trio():
-            if name in _LATE and nothing_runs():
-                return ON_TRIO[name]
+            if name in _WHERE_NOTHING_RUNS and nothing_runs():
+                return _WHERE_NOTHING_RUNS[name]
             return getattr(asyncio, name)
         if name == "CancelledError":
             return _cancelled_error()

@@ -6,7 +6,9 @@ They stay asyncio's own classes, and on asyncio do nothing else: all that they n
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import trio
 
 from ._loop import running_loop
 from ._running import on_trio
@@ -42,6 +44,50 @@ class Event(_Portable, asyncio.Event):
 
 class Lock(_Portable, asyncio.Lock):
     """Ports `asyncio.Lock`."""
+
+
+class Condition(_Portable, asyncio.Condition):
+    """Ports `asyncio.Condition`."""
+
+    def __init__(self, lock: asyncio.Lock | None = None) -> None:
+        super().__init__(Lock() if lock is None else lock)
+
+    async def wait(self) -> Literal[True]:
+        """Wait to be notified, as asyncio's own; it has the lock again whatever is cancelled meanwhile."""
+        if not on_trio():
+            return await super().wait()
+        if not self.locked():
+            raise RuntimeError("cannot wait on an un-acquired lock")
+        waiter = self._get_loop().create_future()
+        self.release()
+        try:
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.remove(waiter)
+                with trio.CancelScope(shield=True):
+                    await self.acquire()
+        except BaseException:
+            if not waiter.cancelled():
+                self.notify()  # whom this wake-up might have gone to
+            raise
+        return True
+
+
+class PatientCondition(Condition):
+    """A condition whose lock is waited for although the waiting side is cancelled.
+
+    For code that counts on asyncio's cancelling a task once: it takes the lock again in a `finally`, where trio's
+    cancellation would come again. Nobody may hold the lock across an `await`, but to wait for the condition.
+    """
+
+    async def __aenter__(self) -> None:
+        if not on_trio():
+            return await super().__aenter__()
+        with trio.CancelScope(shield=True):
+            await self.acquire()
+        return None
 
 
 class Semaphore(_Portable, asyncio.Semaphore):
