@@ -32,7 +32,8 @@ def _has_option(parser: pytest.Parser, name: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--results-backend") == "trio":
+    through_anyio = config.pluginmanager.hasplugin("through_anyio")
+    if config.getoption("--results-backend") == "trio" and not through_anyio:
         config.addinivalue_line("markers", "asyncio: how langchain-core marks asynchronous tests")
         config.pluginmanager.register(OnTrio(), "on_trio")
 

@@ -102,7 +102,8 @@ def _replacements(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
 
 # For `from asyncio import ...` and for base classes: asyncio's classes, which the portable ones are subclasses of.
 _PORTABLE_CLASSES: Final[dict[Any, Any]] = {
-    getattr(asyncio, name): ON_TRIO[name] for name in ("Condition", "Event", "Lock", "Queue", "Semaphore")
+    getattr(asyncio, name): ON_TRIO[name]
+    for name in ("Condition", "Event", "Lock", "Queue", "Semaphore")
 }
 _NAMES: Final[dict[int, str]] = {
     id(getattr(asyncio, name)): name for name in ON_TRIO if hasattr(asyncio, name)

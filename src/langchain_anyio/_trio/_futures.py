@@ -493,8 +493,17 @@ def _seconds(timeout: float | None) -> float:
 
 
 async def sleep(delay: float, result: T | None = None) -> T | None:
-    """Port `asyncio.sleep`."""
-    await trio.sleep(max(0.0, delay))
+    """Port `asyncio.sleep`; after that of no time, all tasks have begun that were started before."""
+    if delay > 0:
+        await trio.sleep(delay)
+        return result
+    turn = _turns_of_this_run().make()
+    try:
+        await trio.lowlevel.checkpoint()
+    finally:
+        if not turn.is_next():
+            await turn.come()
+        turn.take()
     return result
 
 
