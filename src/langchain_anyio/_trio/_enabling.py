@@ -76,7 +76,8 @@ def _within(name: str, package: str) -> bool:
 def _change(module: ModuleType, changes: list[tuple[Any, str, Any]]) -> None:
     """Put the namespace, and the wrappers, into a module."""
     for place, name, value in _replacements(module):
-        changes.append((place, name, getattr(place, name)))
+        # From the dictionary, where a class method is one; bases are not in it.
+        changes.append((place, name, vars(place).get(name) or getattr(place, name)))
         setattr(place, name, value)
 
 

@@ -185,7 +185,12 @@ class Task(Future[T]):
 
     Ports `asyncio.Task`. It runs as a trio system task, because it may be started in an async generator, where no
     nursery can be open; it belongs to the public call that it was started in, and to the run where there is none.
+
+    Attributes:
+        finishes: Whether the call lets it finish, within the time that its cleanup has, and does not cancel it at once.
     """
+
+    finishes = False
 
     def __init__(
         self, coro: Awaitable[T], *, name: str | None = None, context: Context | None = None
@@ -211,6 +216,12 @@ class Task(Future[T]):
     def of(task: trio.lowlevel.Task) -> Task[Any] | None:
         """Return the task that a trio task runs, `None` where it runs none."""
         return _running.get(task)
+
+    def detach(self) -> None:
+        """Have it belong to the run, and not to the call that it was started in; before it has begun."""
+        if self._owner is not None:
+            self._owner.tasks.discard(self)
+            self._owner = None
 
     def get_name(self) -> str:
         return self._name

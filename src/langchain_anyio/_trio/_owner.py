@@ -125,7 +125,8 @@ class Owner:
 
     async def _stop_tasks(self) -> None:
         for task in list(self.tasks):
-            task.cancel()
+            if not task.finishes:
+                task.cancel()
         if not self.tasks:
             return
         with trio.move_on_after(CLEANUP_SECONDS, shield=True):
@@ -133,6 +134,8 @@ class Owner:
                 await next(iter(self.tasks)).settled()
         if self.tasks:
             names = ", ".join(sorted(task.get_name() for task in self.tasks))
+            for task in list(self.tasks):
+                task.cancel()
             self.tasks.clear()
             warnings.warn(
                 f"the cleanup of a call was given up after {CLEANUP_SECONDS:g} seconds; left behind: {names}",

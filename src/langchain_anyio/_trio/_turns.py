@@ -15,14 +15,15 @@ class Turns:
     Code written for asyncio counts on it: it numbers its calls as they begin, and finds them again by their numbers.
     """
 
-    __slots__ = ("_to_begin",)
+    __slots__ = ("_parked", "_to_begin")
 
     def __init__(self) -> None:
         self._to_begin: deque[Turn] = deque()
+        self._parked: dict[Turn, trio.Event] = {}
 
     def make(self) -> Turn:
         """Return the next turn, which a task that is about to be started has to take."""
-        turn = Turn(self._to_begin)
+        turn = Turn(self)
         self._to_begin.append(turn)
         return turn
 
@@ -31,24 +32,30 @@ class Turns:
 class Turn:
     """A place in the order."""
 
-    __slots__ = ("_to_begin", "_waiting")
+    __slots__ = ("_turns",)
 
-    def __init__(self, to_begin: deque[Turn]) -> None:
-        self._to_begin = to_begin
-        self._waiting: trio.Event | None = None
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
 
     def is_next(self) -> bool:
-        return self._to_begin[0] is self
+        return self._turns._to_begin[0] is self
 
     async def come(self) -> None:
-        """Wait for those before, whatever is cancelled: they begin in the same tick."""
-        self._waiting = trio.Event()
+        """Wait for those before, whatever is cancelled: they begin soon."""
         with trio.CancelScope(shield=True):
-            await self._waiting.wait()
+            while not self.is_next():
+                woken = self._turns._parked[self] = trio.Event()
+                await woken.wait()
 
     def take(self) -> None:
-        """Let the next one begin."""
-        to_begin = self._to_begin
+        """Let the next ones begin.
+
+        All that wait are woken, in order: where trio runs them in this order they all begin in one tick, as on asyncio,
+        and in the other one of them does, and wakes the rest again.
+        """
+        to_begin, parked = self._turns._to_begin, self._turns._parked
         to_begin.popleft()
-        if to_begin and (waiting := to_begin[0]._waiting) is not None:
-            waiting.set()
+        if parked:
+            for turn in to_begin:
+                if (woken := parked.pop(turn, None)) is not None:
+                    woken.set()

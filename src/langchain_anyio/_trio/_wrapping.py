@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from langchain_anyio._driver import open_stream
 from langchain_anyio._providers import for_current_loop
 
+from ._langgraph import WRAPPERS_OF_LANGGRAPH
 from ._loop import TrioLoop, running_loop
 from ._owner import Owner
 from ._running import on_trio
@@ -47,7 +48,11 @@ def wrappers(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
             yield module, name, wrap(value)
         elif isinstance(value, type) and value.__module__ == module.__name__:
             for method, function in list(vars(value).items()):
-                if inspect.isfunction(function):
+                if isinstance(function, classmethod):
+                    wrap = _BY_NAME.get(f"{value.__module__}.{value.__qualname__}.{method}")
+                    if wrap is not None:
+                        yield value, method, wrap(function)
+                elif inspect.isfunction(function):
                     wrapped = _wrapped(value, method, function)
                     if wrapped is not function:
                         yield value, method, wrapped
@@ -183,9 +188,10 @@ def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool
     return is_async_generator
 
 
-_BY_NAME: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
+_BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
     "langchain_core.language_models.chat_models.BaseChatModel.astream_events": _astream_events,
     "langchain_core.runnables.base.is_async_generator": _is_async_generator,
     "langchain_core.tracers.memory_stream._SendStream.close": _on_the_loop_of_the_reader,
     "langchain_core.tracers.memory_stream._SendStream.send_nowait": _on_the_loop_of_the_reader,
+    **WRAPPERS_OF_LANGGRAPH,
 }
