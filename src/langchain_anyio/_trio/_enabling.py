@@ -19,8 +19,9 @@ from ._survey import modules_that_use_asyncio
 from ._wrapping import wrappers
 
 LANGCHAIN_CORE: Final = "langchain_core"
-# Covered wherever they are installed; langgraph's checkpointers, stores and prebuilt agents are part of its namespace.
-COVERED: Final = (LANGCHAIN_CORE, "langgraph", "langchain")
+# Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are part of its namespace;
+# langchain has langsmith trace the middleware of its agents.
+COVERED: Final = (LANGCHAIN_CORE, "langsmith", "langgraph", "langchain")
 
 # Modules of langchain-core that call callback handlers.
 _OF_HANDLERS: Final = frozenset({"langchain_core.callbacks.manager", "langchain_core.tracers.base"})

@@ -226,6 +226,9 @@ class Task(Future[T]):
     def get_name(self) -> str:
         return self._name
 
+    def set_name(self, value: object) -> None:
+        self._name = str(value)
+
     def get_coro(self) -> Awaitable[T] | None:
         return self._awaitable
 
