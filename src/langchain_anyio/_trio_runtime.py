@@ -6,7 +6,7 @@ import sys
 
 
 def enable_trio(*packages: str) -> None:
-    """Have langchain-core run on trio too.
+    """Have langchain-core run on trio too, and langgraph and langchain where they are installed.
 
     Its modules get a namespace in the place of `asyncio`: on asyncio each name is asyncio's own object, as before; within
     a trio task it is one built on trio. Then its whole async API runs on trio natively, with structure added: tasks do
