@@ -35,6 +35,10 @@ _WHOLE_BLOCKS = frozenset(
 )
 
 
+# Pieces of text that are kept apart before they are joined, which takes less memory.
+LONGEST_RUN = 256
+
+
 class Rope:
     """A value that pieces are added to, joined only when it is read."""
 
@@ -52,6 +56,10 @@ class Rope:
             self._head = add(self.value, piece)
 
     @property
+    def is_text(self) -> bool:
+        return isinstance(self._head, str)
+
+    @property
     def value(self) -> Any:
         if self._tail:
             self._head += "".join(self._tail)
@@ -61,22 +69,53 @@ class Rope:
 
 @final
 class _Prose:
-    """The text of a message, or its reasoning: as a whole, and block by block."""
+    """The text of a message, or its reasoning: as a whole, and block by block.
 
-    __slots__ = ("_name", "blocks", "loose", "total")
+    Deltas that go on where the last one ended are joined now and then, so that what is kept is little more than
+    the text, and once for the whole and the block.
+    """
+
+    __slots__ = ("_blocks", "_index", "_name", "_run", "_total", "loose")
 
     def __init__(self, name: Literal["text", "reasoning"]) -> None:
         self._name: Literal["text", "reasoning"] = name
-        self.total = Rope()
-        self.blocks: dict[Any, list[str]] = {}
+        self._total = Rope()
+        self._blocks: dict[Any, list[str]] = {}
         self.loose: list[str] = []
         """What came without an index."""
+        self._run: list[str] = []
+        """The latest pieces of the block at `_index`, which are in none of the others yet."""
+        self._index: Any = None
+
+    @property
+    def total(self) -> Rope:
+        self._end_run()
+        return self._total
+
+    @property
+    def blocks(self) -> dict[Any, list[str]]:
+        self._end_run()
+        return self._blocks
+
+    def _end_run(self) -> None:
+        if self._run:
+            joined = "".join(self._run)
+            self._run.clear()
+            self._total.append(joined)
+            self._blocks[self._index].append(joined)
 
     def grow(self, piece: Any, index: Any) -> Delta | None:
         """Take one delta."""
         if not piece:
             return None
-        self.total.append(piece)
+        if index == self._index and index is not None and isinstance(piece, str):
+            self._run.append(piece)
+            if len(self._run) > LONGEST_RUN:
+                self._end_run()
+            return self._name, piece
+        total = self.total
+        self._index = None
+        total.append(piece)
         if not isinstance(piece, str):
             raise self._not_text(piece)
         if index is None:
@@ -85,6 +124,8 @@ class _Prose:
             block.append(piece)
         else:
             self.blocks[index] = [piece]
+        if total.is_text:
+            self._index = index
         return self._name, piece
 
     def settle(self, whole: Any, index: Any) -> tuple[Any, Delta | None]:
@@ -95,13 +136,20 @@ class _Prose:
         """
         if index is None:
             if whole and whole != self.total.value:
-                self.total = Rope(whole)
+                self._total = Rope(whole)
+                self._index = None
                 self.loose = [whole] if isinstance(whole, str) else []
             return self.total.value, None
         known = "".join(self.blocks.get(index, ()))
-        if not whole or whole == known:
+        if not whole:
+            return known, None
+        if whole == known:
+            if type(whole) is str:
+                known = whole  # so that the text is kept once
+            self.blocks[index] = [known]
             return known, None
         delta: Delta | None = None
+        self._index = None
         if not known or whole.startswith(known):
             tail = whole[len(known) :] if known else whole
             self.total.append(tail)
@@ -360,6 +408,10 @@ class Accumulator:
             self.fail(RuntimeError(event.get("message", "Unknown error")))
         return None
 
+    def grow_text(self, text: str, index: int) -> None:
+        """Take the event of a piece of text, which is its delta too; the message has not ended."""
+        self._text.grow(text, index)
+
     def fail(self, error: BaseException) -> None:
         """End the message with an error, unless it has come to an end.
 
@@ -606,6 +658,7 @@ class Accumulator:
         self.text = self._text.checked(text)
         self.reasoning = self._reasoning.checked(reasoning)
         self.message = self._assembled()
+        self._text, self._reasoning = _Prose("text"), _Prose("reasoning")
 
     def _sweep(self, calls: dict[Any, _Call], kind: str) -> None:
         """Finish the calls that no event has finished."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar, cast, final
+from typing import Any, cast, final
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -48,8 +48,6 @@ from ._resolve import Target, resolve
 from ._steps import STEPS_BETWEEN_YIELDS
 from ._stream import AsyncChatModelStream, Run, StreamState
 from ._threads import ThreadCalls, ThreadIterator, model_limiter
-
-T = TypeVar("T")
 
 CLEANUP_SECONDS = 5.0
 # Of these, what the model may take to return; the rest is left for the callbacks of the end.
@@ -454,16 +452,25 @@ class _ModelRun(Run):
             await self._pump(run, items, lambda event: (event,))
         else:
             bridge = ChunkBridge(message_id, self._generation_info)
-            await self._pump(run, items, bridge.feed, bridge.finish)
+            await self._pump(run, items, bridge.feed, bridge.finish, bridge)
 
     async def _pump(
         self,
         run: LLMRun,
-        items: AsyncIterator[T],
-        events_of: Callable[[T], Iterable[Mapping[str, Any]]],
+        items: AsyncIterator[Any],
+        events_of: Callable[[Any], Iterable[Mapping[str, Any]]],
         last_events: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
+        bridge: ChunkBridge | None = None,
     ) -> None:
-        """Show what the model gives, holding it back while nobody keeps up with it."""
+        """Show what the model gives, holding it back while nobody keeps up with it.
+
+        Args:
+            run: The run, whose handlers are told of each event.
+            items: What the model gives.
+            events_of: Makes the events of an item.
+            last_events: Makes those of the end.
+            bridge: What gives the text of an item that is nothing else, where nobody is told of its event.
+        """
         state, flow, limit, timeout = (
             self._state,
             self._state.flow,
@@ -471,25 +478,34 @@ class _ModelRun(Run):
             self._chunk_timeout,
         )
         handlers = run.handlers
-        items = items.__aiter__()
+        next_item = items.__aiter__().__anext__
+        text_of = None if bridge is None or handlers else bridge.feed_text
         steps = 0
         over = False
         with anyio.CancelScope() as stall:
             while not over:
-                if not (state.done or flow.has_room(limit)):
+                # Nobody reads on after the message's end, which a native producer may be past.
+                if not (flow.has_room(limit) or state.done):
                     await flow.wait_for_room(limit)
                 if timeout is not None:
                     stall.deadline = anyio.current_time() + timeout
+                text = None
+                events: Iterable[Mapping[str, Any]] = ()
                 try:
-                    events = events_of(await items.__anext__())
+                    item = await next_item()
+                    if text_of is None or (text := text_of(item)) is None:
+                        events = events_of(item)
                 except StopAsyncIteration:
                     events = last_events()
                     over = True
                 if timeout is not None:
                     stall.deadline = math.inf
+                if text and bridge is not None:
+                    if not (flow.has_room(limit) or state.done):
+                        await flow.wait_for_room(limit)
+                    state.dispatch_text(bridge.text_index, text)
                 for event in events:
-                    # Nobody reads on after the message's end, which a native producer may be past.
-                    if not (state.done or flow.has_room(limit)):
+                    if not (flow.has_room(limit) or state.done):
                         await flow.wait_for_room(limit)
                     state.dispatch(event)
                     if handlers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from array import array
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, NoReturn, TypeVar, cast, final
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -28,7 +28,6 @@ F = TypeVar("F")
 _SMALLEST_DROP = 64
 
 
-@final
 class ProjectionState(Generic[D, F]):
     """What has come of one projection, and who waits for more of it. All methods but two are sync.
 
@@ -77,8 +76,8 @@ class ProjectionState(Generic[D, F]):
         if self._more.waiting:
             self._wake()
         self.deltas.append(delta)
-        if self.flow is not None and self.marks is not None:
-            self.marks.append(self.flow.produced)
+        if self.marks is not None:
+            self.marks.append(self.flow.produced)  # type: ignore[union-attr]  # marks are the flow's
         if self._cursors is not None:
             self._drop_passed()
 

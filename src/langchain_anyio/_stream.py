@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, final
 
 from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, UsageInfo
-from typing_extensions import Never, Self
+from typing_extensions import Never, Self, override
 
 from ._accumulator import Accumulator, Delta
 from ._errors import StreamCancelledError
@@ -18,6 +18,57 @@ from ._projection import AsyncProjection, AsyncTextProjection, Cursor, Projectio
 from ._steps import Steps
 
 Channel = Literal["text", "reasoning", "tool_calls"]
+
+
+@final
+class EventsState(ProjectionState[Any, "list[MessagesData]"]):
+    """The raw events. Those of plain text, by far the most, are kept as their text and made again when they are read.
+
+    Invariant: a string in `deltas` stands for a delta of that text at the index `text_index`.
+    """
+
+    __slots__ = ("text_index",)
+
+    flow: Flow
+
+    def __init__(self, flow: Flow, *, replay: bool) -> None:
+        super().__init__(flow, replay=replay)
+        self.marks = None  # they count the events themselves
+        self.text_index: int | None = None
+
+    def other_text(self, index: int, text: str) -> MessagesData | str:
+        """Return what to append for a piece of text that is not of `text_index`, or the first of all."""
+        if self.text_index is None:
+            self.text_index = index
+            return text
+        return _text_event(index, text)
+
+    @override
+    def take(self, position: int) -> MessagesData:
+        event = self.deltas[position - self.dropped]
+        if position >= self.flow.consumed:
+            self.flow.pass_by(position + 1)
+        if self._cursors is not None:
+            self._drop_passed()
+        return self._made(event)
+
+    def all(self) -> list[MessagesData]:
+        """Return the events, from the oldest one kept."""
+        return [self._made(event) for event in self.deltas]
+
+    def _made(self, event: Any) -> MessagesData:
+        if type(event) is str:
+            assert self.text_index is not None
+            return _text_event(self.text_index, event)
+        return cast("MessagesData", event)
+
+
+def _text_event(index: int, text: str) -> MessagesData:
+    return {
+        "event": "content-block-delta",
+        "index": index,
+        "delta": {"type": "text-delta", "text": text},
+    }
 
 
 @final
@@ -39,9 +90,7 @@ class StreamState:
         self.accumulator: Accumulator = Accumulator(message_id)
         flow = Flow()
         self.flow: Flow = flow
-        self.events: ProjectionState[MessagesData, list[MessagesData]] = ProjectionState(
-            flow, replay=replay
-        )
+        self.events: EventsState = EventsState(flow, replay=replay)
         self.text: ProjectionState[str, str] = ProjectionState(flow, replay=replay)
         self.reasoning: ProjectionState[str, str] = ProjectionState(flow, replay=replay)
         self.tool_calls: ProjectionState[ToolCallChunk, list[ToolCall]] = ProjectionState(
@@ -70,7 +119,7 @@ class StreamState:
     def dispatch(self, event: Mapping[str, Any]) -> None:
         """Record an event and show what it adds."""
         self.flow.produced += 1
-        self.events.push(cast("MessagesData", event))
+        self.events.push(event)
         accumulator = self.accumulator
         try:
             delta = accumulator.feed(event)
@@ -79,9 +128,19 @@ class StreamState:
                 self.fail(exc)
             raise
         if delta is not None:
-            self.channel(delta[0]).push(delta[1])
+            name, piece = delta
+            (self.text if name == "text" else self.channel(name)).push(piece)  # type: ignore[arg-type]
         if accumulator.done and not self.done:
             self._end()
+
+    def dispatch_text(self, index: int, text: str) -> None:
+        """Do what `dispatch()` does with the event of a piece of text, which need not be there."""
+        events = self.events
+        self.flow.produced += 1
+        events.push(text if index == events.text_index else events.other_text(index, text))
+        if not events.done:
+            self.accumulator.grow_text(text, index)
+            self.text.push(text)
 
     def fail(self, error: BaseException) -> None:
         """End the message by an error, unless it has ended."""
@@ -101,7 +160,7 @@ class StreamState:
             self.tool_calls.complete(accumulator.tool_calls)
             self.output.complete(accumulator.message)
             self.usage.complete(accumulator.usage)
-            self.events.complete(self.events.deltas)
+            self.events.complete([])  # whoever asks for the list gets one made for it
 
 
 class Run(ABC):
@@ -437,7 +496,8 @@ class _Events(AsyncProjection[MessagesData, "list[MessagesData]"]):
                 "the stream was opened with replay=False, so its events are not kept; "
                 "iterate over them, or open it with replay=True"
             )
-        return list(await super()._wait())
+        await super()._wait()
+        return cast("EventsState", self._state).all()
 
 
 @final

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import final
 
-from ._background import Waiter, waiters, wake
+from ._background import Waiter, waiters
 
 
 def check_thread(thread: int) -> None:
@@ -60,8 +60,9 @@ class Wakeup:
 
     def leave(self, waiter: Waiter) -> bool:
         """Wait no longer; return whether nobody has fired."""
-        if waiter in self.waiting:
-            del self.waiting[waiter]
+        waiting = self.waiting
+        if waiting and waiter in waiting:
+            del waiting[waiter]
             return True
         return False
 
@@ -76,4 +77,5 @@ class Wakeup:
             check_thread(self._thread)
             self.waiting = {}
             for waiter in waiting:
-                wake(waiter)
+                if not waiter.done():
+                    waiter.set_result(None)
