@@ -28,6 +28,7 @@ SLOW = [
     "test_cancelled_everywhere.py",
     "test_cli.py",
     "test_handler_beside_the_original.py",
+    "test_load.py",
     "test_providers.py",
     "test_providers_stream.py",
     "test_readme.py",

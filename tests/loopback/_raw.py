@@ -78,6 +78,7 @@ class RawServer:
             script = self.scripts[json.loads(await reader.readexactly(length))["model"]]
             self.answered += 1
             left = asyncio.ensure_future(reader.read())
+            left.add_done_callback(lambda left: left.cancelled() or left.exception())
             for part in script.parts:
                 writer.write(part)
                 self.written += len(part)
