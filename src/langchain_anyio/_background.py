@@ -7,8 +7,10 @@ no other of the streaming layers, knows the backends by name.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Awaitable, Callable, Generator
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -18,6 +20,8 @@ from anyio.lowlevel import RunVar
 
 if TYPE_CHECKING:
     import asyncio
+
+    from anyio.abc import TaskGroup
 
     from ._event import Event
 
@@ -256,22 +260,53 @@ def without_cancellations(error: BaseException) -> BaseException | None:
     return error
 
 
-async def outlast(event: Event) -> None:
+async def outlast(event: Event, deadline: float = math.inf) -> None:
     """Wait for `event` come what may, then let a cancellation that arrived meanwhile go on.
 
     A shielded scope keeps out what other scopes do. A native `Task.cancel()` comes through it, each
-    time it is called, and is held back here until the event is set. The caller sees to it that the
-    event is set in bounded time.
+    time it is called, and is held back here until the event is set or the deadline has come. Without a
+    deadline the caller sees to it that the event is set in bounded time.
     """
     cancelled: BaseException | None = None
-    with anyio.CancelScope(shield=True):
+    with anyio.CancelScope(shield=True, deadline=deadline) as scope:
         while not event.is_set():
             try:
                 await event.wait()
             except anyio.get_cancelled_exc_class() as exc:
+                if scope.cancel_called:
+                    raise
                 cancelled = exc
     if cancelled is not None:
         try:
             raise cancelled
         finally:
             del cancelled
+
+
+def start_in(tasks: TaskGroup, coroutine: Coroutine[Any, Any, Any], *, name: str) -> None:
+    """Start `coroutine` in a task group; whoever made it closes it when the group is over.
+
+    For asyncio drops the coroutine of a task that is natively cancelled before it begins, and Python
+    then warns that it was never awaited.
+    """
+    tasks.start_soon(lambda: coroutine, name=name)
+
+
+class _Warning:
+    __slots__ = ("_message", "_source")
+
+    def __init__(self, message: str, source: object) -> None:
+        self._message = message
+        self._source = source
+
+    def __del__(self) -> None:
+        warnings.warn(self._message, ResourceWarning, stacklevel=3, source=self._source)
+
+
+def warn_of_leak(message: str, source: object) -> None:
+    """Give a `ResourceWarning` in a background task.
+
+    Where warnings are errors, it is reported as that of a destructor is, by `sys.unraisablehook`: raised here
+    it would end the task, and on trio the whole run.
+    """
+    _Warning(message, source)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any, final
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 from langchain_core.callbacks import (
     AsyncCallbackHandler,
     AsyncCallbackManager,
@@ -21,10 +23,30 @@ from langchain_core.messages import BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
-from ._background import backend
+from ._background import backend, start_in
 from ._threads import ThreadCalls, handler_limiter
 
 _logger = logging.getLogger(__name__)
+
+
+@final
+class Part:
+    """A part of a run, which who runs in it cannot wait for: its model, or a call of a handler.
+
+    Attributes:
+        run: The run's dispatcher.
+        over: Whether the call has returned; a task that it has started may live on.
+    """
+
+    __slots__ = ("over", "run")
+
+    def __init__(self, run: Dispatcher) -> None:
+        self.run: Dispatcher = run
+        self.over: bool = False
+
+
+# From the outside in: a handler or a model may open a stream itself.
+_parts: ContextVar[tuple[Part, ...]] = ContextVar("langchain_anyio_parts", default=())
 
 
 @final
@@ -38,12 +60,21 @@ class Dispatcher:
     Ports `langchain_core.callbacks.manager.ahandle_event`.
     """
 
-    __slots__ = ("_calls", "unreturned")
+    __slots__ = ("_calls", "_outer", "unreturned")
 
     def __init__(self, calls: ThreadCalls) -> None:
         self._calls = calls
+        self._outer = _parts.get()
         self.unreturned: dict[object, str] = {}
         """Names of the async handlers' methods that have been called and run on or were interrupted."""
+
+    def enter_model(self) -> None:
+        """Note that the current task runs the model."""
+        _parts.set((*self._outer, Part(self)))
+
+    def is_within(self) -> bool:
+        """Tell whether the caller is the model, a handler that has not returned, or part of either."""
+        return any(part.run is self and not part.over for part in _parts.get())
 
     async def __call__(
         self,
@@ -78,19 +109,27 @@ class Dispatcher:
         async def call(handler: BaseCallbackHandler) -> None:
             try:
                 await self._call(handler, event, ignored_if, args, kwargs, reached)
-            except anyio.get_cancelled_exc_class():
-                raise
+            except anyio.get_cancelled_exc_class() as exc:
+                if handler.run_inline:
+                    raise
+                # One that is no scope's is the handler's own doing, and cuts no other one short.
+                await checkpoint_if_cancelled()
+                errors.append(exc)
             except BaseException as exc:  # noqa: BLE001 - raised when all handlers have run
                 errors.append(exc)
 
         for handler in concerned:
             if handler.run_inline:
                 await call(handler)
-        others = [handler for handler in concerned if not handler.run_inline]
-        if others:
-            async with anyio.create_task_group() as tasks:
-                for handler in others:
-                    tasks.start_soon(call, handler)
+        calls = [(handler, call(handler)) for handler in concerned if not handler.run_inline]
+        if calls:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    for handler, coroutine in calls:
+                        start_in(tasks, coroutine, name=f"{type(handler).__name__}.{event}")
+            finally:
+                for _, coroutine in calls:
+                    coroutine.close()
         if errors:
             try:
                 raise errors[0]
@@ -107,6 +146,8 @@ class Dispatcher:
         reached: list[BaseCallbackHandler],
     ) -> None:
         name = f"{type(handler).__name__}.{event}"
+        part = Part(self)
+        outside = _parts.set((*self._outer, part))
         try:
             if ignored_if is not None and getattr(handler, ignored_if):
                 reached.append(handler)
@@ -150,6 +191,9 @@ class Dispatcher:
             _logger.warning("Error in %s callback: %r%s", name, exc, _advice(exc))
             if handler.raise_error:
                 raise
+        finally:
+            part.over = True
+            _parts.reset(outside)
 
 
 def _overrides(handler: BaseCallbackHandler, event: str) -> bool:

@@ -8,9 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from contextvars import copy_context
 from functools import partial
 from typing import Any, cast, final
+from uuid import UUID
 
 import anyio
 from anyio.lowlevel import checkpoint
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import LC_ID_PREFIX, AIMessage
 from langchain_core.prompt_values import PromptValue
@@ -27,7 +29,15 @@ from langchain_core.runnables.config import (
 from langchain_core.utils.uuid import uuid7
 
 from ._asyncgens import AsyncGenerators
-from ._background import Loop, backend, is_cancellation, outlast, start
+from ._background import (
+    Loop,
+    backend,
+    is_cancellation,
+    outlast,
+    start,
+    start_in,
+    warn_of_leak,
+)
 from ._chunks import ChunkBridge, message_to_events
 from ._core import (
     ModelCall,
@@ -154,6 +164,18 @@ def open_stream(
     return stream
 
 
+# What langchain-core would find out somewhere within a run, in words that do not name the argument.
+_CONFIG: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("callbacks", (list, BaseCallbackManager), "a list of callback handlers, or a manager"),
+    ("tags", (list,), "a list of str"),
+    ("metadata", (Mapping,), "a dict"),
+    ("configurable", (Mapping,), "a dict"),
+    ("run_name", (str,), "a str"),
+    ("run_id", (UUID, str), "a UUID"),
+)
+_ITEMS: dict[str, type] = {"callbacks": BaseCallbackHandler, "tags": str}
+
+
 def _check(
     config: object,
     stop: object,
@@ -164,6 +186,12 @@ def _check(
 ) -> None:
     if config is not None and not isinstance(config, Mapping):
         raise TypeError(f"config must be a RunnableConfig (a dict), not a {type(config).__name__}")
+    for key, kind, wanted in _CONFIG:
+        value = (config or {}).get(key)
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f'config["{key}"] must be {wanted}, not a {type(value).__name__}')
+        if isinstance(value, list) and not all(isinstance(v, _ITEMS[key]) for v in value):
+            raise TypeError(f'config["{key}"] must be {wanted}, not {value!r}')
     if stop is not None and (
         isinstance(stop, str)
         or not isinstance(stop, Sequence)
@@ -271,6 +299,7 @@ class _ModelRun(Run):
         self._loop = Loop()
         self._calls = ThreadCalls(self._loop)
         self._dispatch = Dispatcher(self._calls)
+        self._state.flow.loop = self._loop.token
         self._model_scope = anyio.CancelScope()
         start(
             self._main, name="langchain_anyio.open_stream", context=copy_context(), over=self._over
@@ -287,12 +316,21 @@ class _ModelRun(Run):
             if not self._loop.is_current():
                 raise RuntimeError("the stream runs on another event loop, and is closed there")
             self.close()
+            if self._dispatch.is_within():
+                return  # the run is over when the caller has returned
             await outlast(self._ended)
         if backend() == "asyncio":
             return  # its loop has been given an exit by the task itself
         for error in (self._state.accumulator.error, self._end_error):
             if isinstance(error, _EXITS):
                 raise_as_it_came(error, error.__traceback__)
+
+    def check_waiter(self) -> None:
+        if self._loop is not None and not self._ended.is_set() and self._dispatch.is_within():
+            raise RuntimeError(
+                "a callback handler, or the model, waits for the run that waits for it; let a task of its "
+                "own wait, or take stream.output_message"
+            )
 
     async def finished(self) -> None:
         await self._ended.wait()
@@ -339,6 +377,7 @@ class _ModelRun(Run):
 
     async def _main(self) -> None:
         foreign: BaseException | None = None
+        self._dispatch.enter_model()
         try:
             with self._model_scope:
                 await self._run_model()
@@ -527,22 +566,28 @@ class _ModelRun(Run):
         self._end_scope = anyio.CancelScope(shield=True)
         if self._cleanup_since is not None:
             self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._notice_cancellation, tasks.cancel_scope)
-            with self._end_scope:
-                cancelled: BaseException | None = None
-                for step in (self._leave_model, self._report_end, self._calls.join):
-                    # One that is cut short, natively or by the limit of the time, lets the next one begin.
-                    try:
-                        await step()
-                    except anyio.get_cancelled_exc_class() as exc:
-                        cancelled = exc
-                if cancelled is not None:
-                    try:
-                        raise cancelled
-                    finally:
-                        del cancelled
-            tasks.cancel_scope.cancel()
+        notice = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                notice = self._notice_cancellation(tasks.cancel_scope)
+                start_in(tasks, notice, name="langchain_anyio.open_stream cancellation")
+                with self._end_scope:
+                    cancelled: BaseException | None = None
+                    for step in (self._leave_model, self._report_end, self._calls.join):
+                        # One that is cut short, natively or by the limit of the time, lets the next one begin.
+                        try:
+                            await step()
+                        except anyio.get_cancelled_exc_class() as exc:
+                            cancelled = exc
+                    if cancelled is not None:
+                        try:
+                            raise cancelled
+                        finally:
+                            del cancelled
+                tasks.cancel_scope.cancel()
+        finally:
+            if notice is not None:
+                notice.close()
         if self._end_scope.cancelled_caught and not self._ended.is_set():
             self._warn_of_left()
 
@@ -614,32 +659,43 @@ class _ModelRun(Run):
             await run.on_llm_error(error, response=error_response(error, self._generation_info))
 
     async def _watch(self) -> None:
-        """See to it that a run that is being closed is over in time."""
+        """See to it that a run that is being closed is over in time, also where every task is cancelled."""
         assert self._cleanup_since is not None
-        deadline = self._cleanup_since + CLEANUP_SECONDS
+        cancelled: BaseException | None = None
         try:
-            with anyio.CancelScope(shield=True, deadline=self._cleanup_since + MODEL_SECONDS):
-                await self._left_model.wait()
-            if not self._left_model.is_set():
-                with anyio.CancelScope(shield=True, deadline=self._cleanup_since + OWN_SECONDS):
-                    await self._report_end()
-            with anyio.CancelScope(shield=True, deadline=deadline):
-                await self._ended.wait()
-        finally:
-            if not self._ended.is_set() and anyio.current_time() >= deadline:
-                self._warn_of_left()
-                self._ended.set()
+            await outlast(self._left_model, self._cleanup_since + MODEL_SECONDS)
+        except anyio.get_cancelled_exc_class() as exc:
+            cancelled = exc
+        if not self._left_model.is_set():
+            # In a task of its own: a handler that shields itself would keep this one.
+            start(self._report_in_its_stead, name="langchain_anyio.open_stream end")
+        try:
+            await outlast(self._ended, self._cleanup_since + CLEANUP_SECONDS)
+        except anyio.get_cancelled_exc_class() as exc:
+            cancelled = exc
+        if not self._ended.is_set():
+            self._ended.set()
+            self._warn_of_left()
+        if cancelled is not None:
+            try:
+                raise cancelled
+            finally:
+                del cancelled
+
+    async def _report_in_its_stead(self) -> None:
+        """Tell the handlers of the end while the task that would do it waits for the model."""
+        assert self._cleanup_since is not None
+        with anyio.CancelScope(shield=True, deadline=self._cleanup_since + OWN_SECONDS):
+            await self._report_end()
 
     def _warn_of_left(self) -> None:
         left = [*self._dispatch.unreturned.values(), *self._calls.left()]
         if not self._left_model.is_set():
             left.insert(0, f"the model {type(self._target.runnable).__name__}")
-        warnings.warn(
+        warn_of_leak(
             f"the cleanup of a stream was given up after {CLEANUP_SECONDS:g} seconds; left behind: "
             + (", ".join(left) or "a generator of the model"),
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
+            self,
         )
 
 

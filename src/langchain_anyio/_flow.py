@@ -17,15 +17,17 @@ class Flow:
         at_head: Number of consumers that wait for something not made yet: while there is one, the
             producer is ahead of nobody.
         shared: Whether a consumer ever read along, beside those that wait for a final value.
+        loop: The event loop that the producer runs on, as its backend names it, where that is known.
     """
 
-    __slots__ = ("_moved", "at_head", "consumed", "produced", "shared")
+    __slots__ = ("_moved", "at_head", "consumed", "loop", "produced", "shared")
 
     def __init__(self) -> None:
         self.produced: int = 0
         self.consumed: int = 0
         self.at_head: int = 0
         self.shared: bool = False
+        self.loop: object = None
         self._moved = Wakeup()
 
     def has_room(self, limit: float) -> bool:

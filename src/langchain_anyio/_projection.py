@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from ._background import Waiter, without_cancellations
 from ._errors import StreamCancelledError
 from ._flow import Flow
-from ._steps import STEPS_BETWEEN_YIELDS, Steps
+from ._steps import MOVED, STEPS_BETWEEN_YIELDS, Steps
 from ._wakeup import Wakeup
 
 D = TypeVar("D")
@@ -134,6 +134,8 @@ class ProjectionState(Generic[D, F]):
 
     def join(self, steps: Steps) -> Waiter:
         """Return what the next delta or the end wakes, for the caller to await and then to `leave()`."""
+        if self.flow is not None and self.flow.loop is not None:
+            steps.check_loop(self.flow.loop)
         waiter = self._more.join(steps.make_waiter)
         if self.flow is not None:
             self.flow.join_head()
@@ -151,10 +153,12 @@ class ProjectionState(Generic[D, F]):
             await self.start()
         if self.done or self.request_more is not None:
             await checkpoint()
+        steps = Steps()
         if self.flow is not None:
+            if self.flow.loop is not None and not self.done:
+                steps.check_loop(self.flow.loop)
             self.flow.join_head()
         try:
-            steps = Steps()
             while not self.done:
                 if self.request_more is None:
                     await self._over.wait()
@@ -230,7 +234,13 @@ class Cursor(Generic[D]):
         ):
             taken = steps.taken
             steps.taken = taken + 1
-            await (steps.check() if taken % STEPS_BETWEEN_YIELDS else steps.give_way())
+            try:
+                await (steps.check() if taken % STEPS_BETWEEN_YIELDS else steps.give_way())
+            except (
+                RuntimeError,
+                TypeError,
+            ) as exc:  # what the backends know it by, each in its words
+                raise RuntimeError(MOVED) from exc
         while not self._position - state.dropped < len(state.deltas):
             if state.error is not None:
                 state.raise_error()

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 # A task that finds all it asks for ready gives way to others once in so many steps.
 STEPS_BETWEEN_YIELDS = 64
 
+MOVED = (
+    "a consumer runs on another event loop than what it reads; consume it where it began, or hand what it "
+    "gives over with anyio.from_thread"
+)
+
 
 @final
 class Steps:
@@ -53,6 +58,22 @@ class Steps:
         if self._make_waiter is None:
             self._make_waiter = waiters()
         return self._make_waiter
+
+    def check_loop(self, loop: object) -> None:
+        """Refuse to wait for what another event loop makes.
+
+        Args:
+            loop: The event loop, as its backend names it.
+
+        Raises:
+            RuntimeError: The consumer runs on another one.
+        """
+        try:
+            here = (self._backend or self._look_up()).current_token()
+        except RuntimeError:  # it has moved to the other backend
+            here = None
+        if here is not loop:
+            raise RuntimeError(MOVED)
 
     def _look_up(self) -> type[AsyncBackend]:
         backend = self._backend = current_token().backend_class

@@ -15,7 +15,7 @@ from ._accumulator import Accumulator, Delta
 from ._errors import StreamCancelledError
 from ._flow import Flow
 from ._projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState, sharable
-from ._steps import Steps
+from ._steps import MOVED, Steps
 
 Channel = Literal["text", "reasoning", "tool_calls"]
 
@@ -169,6 +169,10 @@ class Run(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Stop, clean up and report the end; return when that is done, within bounded time."""
+
+    @abstractmethod
+    def check_waiter(self) -> None:
+        """Refuse a caller that the end waits for, with a `RuntimeError`."""
 
     @abstractmethod
     async def finished(self) -> None:
@@ -387,10 +391,13 @@ class AsyncChatModelStream:
         Raises:
             BaseException: The model's error; or, the message being whole, that of a callback handler that
                 says `raise_error`.
+            RuntimeError: A handler of the run waits before it has returned, or a task of another event loop.
         """
         return self._wait().__await__()
 
     async def _wait(self) -> AIMessage:
+        if self._run is not None:
+            self._run.check_waiter()
         self._awaiting += 1
         try:
             message = await self._state.output.wait_for_final()
@@ -462,10 +469,14 @@ class AsyncChatModelStream:
 
         Idempotent. It may be called from any task of the event loop, also in a cancelled scope, and takes 5
         seconds at most. Consumers that wait get `StreamCancelledError`. A run that has its message is left to
-        finish its callbacks. A stream that never started is closed, and nothing runs. On a stream fed by
-        hand it is `fail(StreamCancelledError())`.
+        finish its callbacks. A stream that never started is closed, and nothing runs. Called by a handler of
+        the run, or by the model, it begins to stop and returns at once, since the end waits for the caller. On a
+        stream fed by hand it is `fail(StreamCancelledError())`.
 
         Cancellation: held back until the run has ended, and then goes on.
+
+        Raises:
+            RuntimeError: The caller is on another event loop than the run, which has not ended.
         """
         if self._run is not None:
             await self._run.aclose()
@@ -525,7 +536,10 @@ class InterleavedCursor:
             await events.start()
         first = self._first()
         if first is not None or events.done or events.request_more is not None:
-            await self._steps.take()
+            try:
+                await self._steps.take()
+            except (RuntimeError, TypeError) as exc:  # as in a Cursor
+                raise RuntimeError(MOVED) from exc
             first = self._first()
         while first is None:
             if events.error is not None:

@@ -50,10 +50,17 @@ class Wakeup:
         """Return what the next `fire()` wakes, for the caller to await and then to `leave()`.
 
         Does what `wait()` does, two coroutines less deep.
+
+        Raises:
+            RuntimeError: Somebody waits in another thread.
         """
         waiting = self.waiting
         if not waiting:
             self._thread = get_ident()
+        elif self._thread != get_ident():
+            raise RuntimeError(
+                "tasks of another thread wait for this; all that wait at a time run on one event loop"
+            )
         waiter = make_waiter()
         waiting[waiter] = None
         return waiter

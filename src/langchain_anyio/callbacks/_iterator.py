@@ -118,9 +118,10 @@ class _Reader(Generic[T]):
                         return self._shape(run, queue.get_nowait())
                     if self._over or self._left is not None or part.ended:
                         self._end(part)
-                    waiter = self._steps.make_waiter()
                     if self._loop is None:
                         self._loop = Loop()
+                    self._steps.check_loop(self._loop.token)
+                    waiter = self._steps.make_waiter()
                     queue.expect_news(waiter, self._loop)
                 await queue.news.wait(waiter)
         finally:
