@@ -77,3 +77,15 @@ async def ticks(number: int) -> None:
 async def settle() -> None:
     """Let the other tasks run until a handful of them, with nothing to wait for, must be blocked."""
     await ticks(40)
+
+
+def living() -> int:
+    """Count the tasks of the running loop."""
+    if "trio" in sys.modules:
+        import trio
+
+        if trio.lowlevel.in_trio_run():
+            return trio.lowlevel.current_statistics().tasks_living
+    import asyncio
+
+    return len(asyncio.all_tasks())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from cancelling import Victim, ticks, ways_to_cancel
+from cancelling import Victim, living, ticks, ways_to_cancel
 from langchain_anyio import StreamCancelledError, open_stream
 from models import (
     AEventsModel,
@@ -105,18 +104,6 @@ USES: dict[str, Use] = {
 
 async def before(number: int) -> None:
     await ticks(2)
-
-
-def living() -> int:
-    """Count the tasks of the running loop."""
-    if "trio" in sys.modules:
-        import trio
-
-        if trio.lowlevel.in_trio_run():
-            return trio.lowlevel.current_statistics().tasks_living
-    import asyncio
-
-    return len(asyncio.all_tasks())
 
 
 async def sweep(

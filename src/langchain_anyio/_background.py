@@ -225,6 +225,17 @@ def is_cancellation(error: BaseException) -> bool:
     )
 
 
+def task_id() -> int:
+    """Identify the current task among those that live now."""
+    if backend() == "trio":
+        import trio
+
+        return id(trio.lowlevel.current_task())
+    import asyncio
+
+    return id(asyncio.current_task())
+
+
 def current_task() -> object | None:
     """Return the current asyncio task; `None` on trio, where a cancelled task leaves no trace."""
     asyncio = sys.modules.get("asyncio")

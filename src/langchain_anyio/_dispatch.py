@@ -23,7 +23,7 @@ from langchain_core.messages import BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
-from ._background import backend, start_in
+from ._background import backend, start_in, task_id
 from ._threads import ThreadCalls, handler_limiter
 
 _logger = logging.getLogger(__name__)
@@ -31,17 +31,19 @@ _logger = logging.getLogger(__name__)
 
 @final
 class Part:
-    """A part of a run, which who runs in it cannot wait for: its model, or a call of a handler.
+    """A part of a run that is being carried out: its model, or a call of a handler.
 
     Attributes:
         run: The run's dispatcher.
-        over: Whether the call has returned; a task that it has started may live on.
+        task: The id of the task that it is carried out in; `None` for a worker thread.
+        over: Whether the call has returned; what it has started may go on.
     """
 
-    __slots__ = ("over", "run")
+    __slots__ = ("over", "run", "task")
 
-    def __init__(self, run: Dispatcher) -> None:
+    def __init__(self, run: Dispatcher, task: int | None) -> None:
         self.run: Dispatcher = run
+        self.task: int | None = task
         self.over: bool = False
 
 
@@ -70,11 +72,14 @@ class Dispatcher:
 
     def enter_model(self) -> None:
         """Note that the current task runs the model."""
-        _parts.set((*self._outer, Part(self)))
+        _parts.set((*self._outer, Part(self, task_id())))
 
     def is_within(self) -> bool:
-        """Tell whether the caller is the model, a handler that has not returned, or part of either."""
-        return any(part.run is self and not part.over for part in _parts.get())
+        """Tell whether the run waits for the caller: its model, a handler, or those of a run within one of these."""
+        parts = _parts.get()
+        if not parts or parts[-1].over or parts[-1].task not in (None, task_id()):
+            return False  # a task that one of them has started may wait
+        return any(part.run is self for part in parts)
 
     async def __call__(
         self,
@@ -146,7 +151,7 @@ class Dispatcher:
         reached: list[BaseCallbackHandler],
     ) -> None:
         name = f"{type(handler).__name__}.{event}"
-        part = Part(self)
+        part = Part(self, task_id())
         outside = _parts.set((*self._outer, part))
         try:
             if ignored_if is not None and getattr(handler, ignored_if):
@@ -167,6 +172,7 @@ class Dispatcher:
                 reached.append(handler)
                 method(*args, **kwargs)
             else:
+                part.task = None
 
                 def call() -> None:
                     reached.append(handler)
