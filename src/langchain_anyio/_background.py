@@ -197,6 +197,22 @@ def start(
         context.run(_keep, func(), name, over)
 
 
+def start_surely(func: Callable[[], Awaitable[None]], *, name: str) -> None:
+    """Start `func` as `start()` does, again if its asyncio task is cancelled before it begins."""
+    begun = False
+
+    async def run() -> None:
+        nonlocal begun
+        begun = True
+        await func()
+
+    def over() -> None:
+        if not begun:
+            start_surely(func, name=name)
+
+    start(run, name=name, over=over)
+
+
 def _keep(awaitable: Awaitable[None], name: str, over: Callable[[], None] = lambda: None) -> None:
     import asyncio
 

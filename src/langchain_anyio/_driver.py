@@ -36,6 +36,7 @@ from ._background import (
     outlast,
     start,
     start_in,
+    start_surely,
     warn_of_leak,
 )
 from ._chunks import ChunkBridge, message_to_events
@@ -347,7 +348,7 @@ class _ModelRun(Run):
             self._model_scope.cancel()
         else:  # the handlers are still to be told of the last event
             self._model_scope.deadline = anyio.current_time() + MODEL_SECONDS
-        start(self._watch, name="langchain_anyio.open_stream cleanup")
+        start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
 
     def _limit_cleanup(self) -> None:
         """Have the cleanup, which begins now, end in time."""
@@ -394,7 +395,7 @@ class _ModelRun(Run):
             foreign is not None or self._state.accumulator.message is None
         ):
             self._limit_cleanup()
-            start(self._watch, name="langchain_anyio.open_stream cleanup")
+            start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
         await self._clean_up()
         if foreign is None and isinstance(self._end_error, _EXITS):
             foreign = self._end_error
@@ -668,7 +669,7 @@ class _ModelRun(Run):
             cancelled = exc
         if not self._left_model.is_set():
             # In a task of its own: a handler that shields itself would keep this one.
-            start(self._report_in_its_stead, name="langchain_anyio.open_stream end")
+            start_surely(self._report_in_its_stead, name="langchain_anyio.open_stream end")
         try:
             await outlast(self._ended, self._cleanup_since + CLEANUP_SECONDS)
         except anyio.get_cancelled_exc_class() as exc:

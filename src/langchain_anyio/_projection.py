@@ -236,7 +236,10 @@ class Cursor(Generic[D]):
             steps.taken = taken + 1
             try:
                 await (steps.check() if taken % STEPS_BETWEEN_YIELDS else steps.give_way())
-            except (RuntimeError, TypeError) as exc:  # what the backends know it by, each in its words
+            except (
+                RuntimeError,
+                TypeError,
+            ) as exc:  # what the backends know it by, each in its words
                 raise RuntimeError(MOVED) from exc
         while not self._position - state.dropped < len(state.deltas):
             if state.error is not None:

@@ -119,9 +119,9 @@ class ThreadCalls:
             try:
                 return func()
             except BaseException as exc:
-                # A future takes no StopIteration, and a cancellation, of a loop that `func` ran perhaps, would
-                # be taken for that of the task.
-                if isinstance(exc, StopIteration) or is_cancellation(exc):
+                # A future takes no StopIteration, a GeneratorExit would close the coroutine that it is raised in, and
+                # a cancellation, of a loop that `func` ran perhaps, would be taken for that of the task.
+                if isinstance(exc, (StopIteration, GeneratorExit)) or is_cancellation(exc):
                     raise RuntimeError(f"{label} raised {type(exc).__name__}") from exc
                 raise
             finally:
