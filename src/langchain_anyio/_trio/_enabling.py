@@ -16,7 +16,7 @@ from ._langgraph import NAMESPACES_OF_LANGGRAPH
 from ._namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, Namespace
 from ._running import on_trio
 from ._survey import modules_that_use_asyncio
-from ._wrapping import wrappers
+from ._wrapping import libraries, wrappers
 
 LANGCHAIN_CORE: Final = "langchain_core"
 # Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are part of its namespace;
@@ -54,6 +54,7 @@ def enable(packages: Sequence[str]) -> None:
                 except BaseException:
                     _undo(_changes.pop(package))
                     raise
+                libraries.add(package)
 
 
 def disable() -> None:
@@ -61,6 +62,7 @@ def disable() -> None:
     with _lock:
         if _FINDER in sys.meta_path:
             sys.meta_path.remove(_FINDER)
+        libraries.clear()
         while _changes:
             _undo(_changes.popitem()[1])
 

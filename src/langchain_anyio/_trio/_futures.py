@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar, cast
 import trio
 from typing_extensions import Self
 
+from ._contexts import InContext
 from ._owner import CLEANUP_SECONDS, Owner
 from ._turns import Turn, Turns
 
@@ -335,6 +336,13 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
 
     Ports `asyncio.gather`, where the others run on and nobody waits for them.
     """
+    if len(awaitables) == 1:  # as most often: it needs no task
+        try:
+            return [await InContext(awaitables[0], copy_context())]
+        except (Exception, asyncio.CancelledError) as exc:
+            if not return_exceptions:
+                raise
+            return [exc]
     results: list[Any] = [None] * len(awaitables)
 
     turns = Turns()
@@ -350,7 +358,8 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
                 raise
             results[index] = exc
 
-    await _all(run, awaitables, turns)
+    if awaitables:
+        await _all(run, awaitables, turns)
     return results
 
 
@@ -361,6 +370,8 @@ async def gather_to_the_end(
 
     For callback handlers: none shall miss an event because of another's error.
     """
+    if len(awaitables) == 1:
+        return await gather(*awaitables, return_exceptions=return_exceptions)
     results = await gather(*map(_to_the_end, awaitables))
     if not return_exceptions:
         errors = [result for result in results if isinstance(result, _Failed)]

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, cast, final
 
 import anyio
 import trio
@@ -51,7 +51,7 @@ class TrioLoop:
 
     def __init__(self, limiter: Callable[[], anyio.CapacityLimiter]) -> None:
         self._loop = Loop()
-        self._limiter = limiter
+        self._limiter = _Limiter(limiter())
         self._closed = False
         self._of_handlers = TrioLoop(handler_limiter) if limiter is model_limiter else self
 
@@ -79,7 +79,8 @@ class TrioLoop:
         calls = ThreadCalls(self._loop)
         label = _name(func)
         try:
-            return await calls.run(lambda: func(*args), label=label, limiter=self._limiter())
+            call = partial(func, *args) if args else func
+            return await calls.run(call, label=label, limiter=cast("Any", self._limiter))
         except trio.Cancelled:
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await calls.join()
@@ -135,6 +136,25 @@ class TrioLoop:
 
     def time(self) -> float:
         return trio.current_time()
+
+
+@final
+class _Limiter:
+    """A limiter that lets the next one through at once if it can: what waits for a thread is a checkpoint anyway."""
+
+    __slots__ = ("_limiter",)
+
+    def __init__(self, limiter: anyio.CapacityLimiter) -> None:
+        self._limiter = limiter
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(borrower)
+        except anyio.WouldBlock:
+            await self._limiter.acquire_on_behalf_of(borrower)
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._limiter.release_on_behalf_of(borrower)
 
 
 def _nothing() -> None:

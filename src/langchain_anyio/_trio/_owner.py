@@ -77,6 +77,17 @@ class Owner:
         """Tell whether the trio task itself, and not only one further up, is in the middle of an owner's code."""
         return current_task() in _owners
 
+    def end(self, *, everything: bool = True) -> bool:
+        """Do what `aclose()` does where that is nothing, as it is most often; tell whether it was."""
+        if self.tasks or self._collected or self._closing.locked():
+            return False
+        if self._outermost is self:
+            if everything and self._generators.are_open():
+                return False
+            self._generators.release()
+        self._ending = True
+        return True
+
     async def run(self, awaitable: Awaitable[T]) -> T:
         """Await `awaitable`; what it starts belongs to this owner."""
         task = current_task()

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Iterator
-from types import ModuleType
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextvars import Context
+from types import FrameType, ModuleType
 from typing import Any, Final, cast
+
+from trio.lowlevel import checkpoint
 
 from langchain_anyio._driver import open_stream
 from langchain_anyio._providers import for_current_loop
 
+from ._contexts import InContext
 from ._langgraph import WRAPPERS_OF_LANGGRAPH
 from ._loop import TrioLoop, running_loop
 from ._owner import Owner
@@ -36,6 +41,9 @@ GENERATORS: Final = frozenset(
 
 # The public coroutine functions: the outermost one joins the tasks that were started in it before it returns.
 COROUTINES: Final = frozenset({"abatch", "agenerate", "ainvoke", "arun"})
+
+# The packages that are enabled. What their own modules call belongs to the call that brought it about.
+libraries: Final[set[str]] = set()
 
 # The methods of a chat model that ask the provider: they run on a copy with an HTTP client of this event loop.
 OF_CHAT_MODELS: Final = frozenset({"agenerate", "astream"})
@@ -84,7 +92,7 @@ def _closing_what_it_starts(
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        if not on_trio():
+        if not on_trio() or _belongs_to_an_owner(sys._getframe(1)):
             return function(*args, **kwargs)
         generator: Any = _closing(function, args, kwargs)
         # What trio calls it when it was left open.
@@ -104,6 +112,7 @@ async def _closing(
     del args, kwargs
     try:
         while True:
+            await checkpoint()  # the steps themselves need not come to one
             try:
                 item = await owner.run(generator.__anext__())
             except StopAsyncIteration:
@@ -111,19 +120,19 @@ async def _closing(
             yield item
             del item
     finally:
-        await owner.aclose(generator)
+        if generator.ag_frame is not None or not owner.end():
+            await owner.aclose(generator)
 
 
 def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        if not on_trio():
-            return await function(*args, **kwargs)
-        if Owner.is_current_here():
+        if not on_trio() or Owner.is_current_here():
             return await function(*args, **kwargs)
         outer = Owner.current()
         if outer is not None:
             return await outer.run(function(*args, **kwargs))
+        await checkpoint()  # the call itself need not come to one
         owner = Owner()
         returned = False
         try:
@@ -131,9 +140,16 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
             returned = True
             return result
         finally:
-            await owner.aclose(everything=not returned)
+            if not owner.end(everything=not returned):
+                await owner.aclose(everything=not returned)
 
     return call
+
+
+def _belongs_to_an_owner(caller: FrameType) -> bool:
+    """Tell whether a library calls itself in the course of a call that has an owner: that one closes what is made."""
+    name: str = caller.f_globals.get("__name__", "")
+    return name.partition(".")[0] in libraries and Owner.is_current_here()
 
 
 def _of_this_loop(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,6 +194,21 @@ def _on_the_loop_of_the_reader(function: Callable[..., None]) -> Callable[..., N
     return send
 
 
+def _coro_with_context(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """What is awaited at once, in a context, runs in the task of whoever awaits it."""
+
+    @functools.wraps(function)
+    def coro_with_context(
+        coro: Awaitable[Any], context: Context, *, create_task: bool = False
+    ) -> Awaitable[Any]:
+        # Earlier Pythons have no tasks in a given context, and langchain-core's releases differ in what they do then.
+        if sys.version_info < (3, 11) or not on_trio():
+            return function(coro, context, create_task=create_task)
+        return InContext(coro, context, yielding=create_task)
+
+    return coro_with_context
+
+
 def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """A method of a runnable, wrapped here, may be what another runnable is made of."""
 
@@ -190,7 +221,10 @@ def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool
 
 _BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
     "langchain_core.language_models.chat_models.BaseChatModel.astream_events": _astream_events,
+    "langchain_core.runnables.base.coro_with_context": _coro_with_context,
     "langchain_core.runnables.base.is_async_generator": _is_async_generator,
+    "langchain_core.runnables.fallbacks.coro_with_context": _coro_with_context,
+    "langchain_core.tools.base.coro_with_context": _coro_with_context,
     "langchain_core.tracers.memory_stream._SendStream.close": _on_the_loop_of_the_reader,
     "langchain_core.tracers.memory_stream._SendStream.send_nowait": _on_the_loop_of_the_reader,
     **WRAPPERS_OF_LANGGRAPH,
