@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
@@ -26,7 +27,10 @@ import trio.testing
 from langchain_core.callbacks import adispatch_custom_event
 from langchain_core.callbacks.manager import atrace_as_chain_group
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.language_models.llms import create_base_retry_decorator
+from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import (
@@ -43,6 +47,7 @@ import langchain_anyio
 from langchain_anyio import disable_trio, enable_trio
 from langchain_anyio._threads import model_limiter
 from langchain_anyio._trio import _futures
+from langchain_anyio._trio._contexts import InContext
 from langchain_anyio._trio._futures import Task
 from langchain_anyio._trio._loop import TrioLoop
 from langchain_anyio._trio._namespace import (
@@ -343,33 +348,99 @@ async def test_a_step_that_was_cancelled_before_it_began_leaves_its_generator_cl
     assert log == ["closed"]
 
 
+FORGETFUL = """
+    import asyncio
+
+    log = []
+
+    async def forget(value):
+        async def forgotten():
+            try:
+                await asyncio.sleep(value)
+                log.append("over")
+            except asyncio.CancelledError:
+                log.append("cancelled")
+                raise
+        asyncio.get_running_loop().create_task(forgotten())
+        await asyncio.sleep(1)
+        if value > 100:
+            raise KeyError(value)
+        return value
+
+    async def generate(_):
+        asyncio.create_task(forget(3))
+        yield 1
+        yield 2
+"""
+
+
 @pytest.mark.trio
-async def test_a_task_that_is_forgotten_does_not_outlive_the_call(
-    module: Callable[..., ModuleType],
+async def test_a_task_that_is_forgotten_is_joined_when_the_call_returns(
+    module: Callable[..., ModuleType], autojump_clock: Any
 ) -> None:
-    library = module(
-        """
-        import asyncio
-
-        log = []
-
-        async def forget(value):
-            async def forgotten():
-                try:
-                    await asyncio.sleep(1000)
-                finally:
-                    log.append("cancelled")
-            asyncio.get_running_loop().create_task(forgotten())
-            await asyncio.sleep(0)
-            return value
-        """,
-        enable="after",
-    )
+    library = module(FORGETFUL, enable="after")
     step = RunnableLambda(library.forget)
-    assert await step.ainvoke(1) == 1
+    assert await step.ainvoke(4) == 4
+    assert library.log == ["over"]
+    assert await step.abatch([3, 4]) == [3, 4]
+    assert [chunk async for chunk in step.astream(3)] == [3]
+    assert library.log == ["over"] * 4
+    with pytest.warns(ResourceWarning, match="is waiting for tasks .*forgotten"):
+        assert await step.ainvoke(50) == 50
+    assert library.log == ["over"] * 5
+
+
+@pytest.mark.trio
+async def test_a_task_that_is_forgotten_is_cancelled_when_the_call_fails(
+    module: Callable[..., ModuleType], autojump_clock: Any
+) -> None:
+    library = module(FORGETFUL, enable="after")
+    step = RunnableLambda(library.forget)
+    with pytest.raises(KeyError):
+        await step.ainvoke(1000)
     assert library.log == ["cancelled"]
-    assert await step.abatch([1, 2]) == [1, 2]
-    assert library.log == ["cancelled"] * 3
+    with pytest.raises(KeyError):
+        await step.astream(1000).__anext__()
+    assert library.log == ["cancelled"] * 2
+    for wait in (0.5, 2):  # in the call, and as it joins
+        with trio.move_on_after(wait) as scope:
+            await step.ainvoke(3)
+        assert scope.cancelled_caught
+    assert library.log == ["cancelled"] * 4
+    async with aclosing(RunnableGenerator(library.generate).astream(3)) as stream:
+        assert await stream.__anext__() == 1
+        await trio.testing.wait_all_tasks_blocked()
+    assert library.log == ["cancelled"] * 5
+
+
+@pytest.mark.trio
+async def test_a_handler_told_of_a_retry_is_joined(autojump_clock: Any) -> None:
+    over: list[str] = []
+
+    class Handler(AsyncRecorder):
+        async def on_retry(self, *args: Any, **kwargs: Any) -> None:
+            await trio.sleep(30)
+            over.append("on_retry")
+
+    class Retrying(FakeListChatModel):
+        async def _agenerate(
+            self, *args: Any, run_manager: Any = None, **kwargs: Any
+        ) -> ChatResult:
+            attempts: list[int] = []
+
+            @create_base_retry_decorator([OSError], max_retries=2, run_manager=run_manager)
+            async def attempt() -> ChatResult:
+                attempts.append(1)
+                if len(attempts) == 1:
+                    raise OSError("unreachable")
+                return ChatResult(generations=[ChatGeneration(message=AIMessage("answer"))])
+
+            return await attempt()
+
+    model = Retrying(responses=[])
+    with pytest.warns(ResourceWarning, match="is waiting for tasks .*on_retry"):
+        message = await model.ainvoke("x", {"callbacks": [Handler()]})
+    assert (message.content, over) == ("answer", ["on_retry"])
 
 
 @pytest.mark.trio
@@ -821,6 +892,73 @@ async def test_return_exceptions_and_errors_arrive_bare() -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("endless", ("invoke", "step", "stream"))
+async def test_what_never_waits_is_cancelled_all_the_same(endless: str) -> None:
+    async def at_once(value: Any) -> Any:
+        return value
+
+    async def forever(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for chunk in chunks:
+            while True:
+                yield chunk
+
+    step = RunnableLambda(at_once)
+
+    async def run() -> None:
+        if endless == "stream":
+            async with aclosing((step | RunnableGenerator(forever)).astream(1)) as stream:
+                async for _ in stream:
+                    pass
+        elif endless == "step":
+
+            async def nested(value: Any) -> Any:
+                while True:
+                    await (step | step).ainvoke(value)
+
+            await RunnableLambda(nested).ainvoke(1)
+        else:
+            while True:
+                await step.ainvoke(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        for _ in range(50):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_what_is_awaited_in_a_context_is_closed_and_cancelled_as_a_task_is() -> None:
+    log: list[Any] = []
+    context = contextvars.copy_context()
+
+    async def work() -> str:
+        tenant.set("inside")
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append(tenant.get())
+        return "never"
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await InContext(work(), context)
+    assert scope.cancelled_caught
+    assert (log, tenant.get(), context[tenant]) == (["inside"], "nobody", "inside")
+    # Cancelled before it began, it does not begin.
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await InContext(work(), context, yielding=True)
+    assert scope.cancelled_caught
+    assert log == ["inside"]
+    # Left by its generator, it is closed.
+    steps = InContext(work(), context).__await__()
+    steps.send(None)
+    steps.close()
+    assert log == ["inside", "inside"]
+
+
+@pytest.mark.trio
 async def test_a_rate_limiter_waits_on_trio() -> None:
     limiter = InMemoryRateLimiter(requests_per_second=200, check_every_n_seconds=0.001)
     model = FakeListChatModel(responses=["a", "b"], rate_limiter=limiter)
@@ -929,6 +1067,42 @@ async def test_a_synchronous_call_on_trios_thread_runs_its_async_handlers() -> N
 
     # A nested loop on the very thread of trio's.
     assert asyncio.run(nested()) == 2
+
+
+@pytest.mark.trio
+async def test_a_thread_calls_back_and_asks_whether_it_is_cancelled() -> None:
+    def call_back(_: Any) -> tuple[Any, Any]:
+        return (
+            trio.from_thread.run(_same, 1),
+            anyio.from_thread.run_sync(trio.lowlevel.current_root_task) is not None,
+        )
+
+    assert await RunnableLambda(call_back).ainvoke(0) == (1, True)
+    began = threading.Event()
+
+    def poll(_: Any) -> None:
+        began.set()
+        while True:
+            trio.from_thread.check_cancelled()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                await RunnableLambda(poll).ainvoke(1)
+
+            nursery.start_soon(call)
+            await trio.to_thread.run_sync(began.wait, 10)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_cancellation_in_a_thread_is_not_taken_for_one_here() -> None:
+    def cancelled(_: Any) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="cancelled raised CancelledError"):
+        await NAMESPACE.get_running_loop().run_in_executor(None, cancelled, 1)
 
 
 def test_asyncio_and_trio_run_side_by_side() -> None:

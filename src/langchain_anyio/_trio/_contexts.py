@@ -43,7 +43,7 @@ class InContext(Generic[T]):
         value: Any = None
         try:
             if self._yielding:
-                yield from checkpoint().__await__()
+                yield from checkpoint().__await__()  # noqa: ASYNC105 - as a generator awaits
         except GeneratorExit:
             run(steps.close)
             raise

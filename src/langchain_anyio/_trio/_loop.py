@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import threading
 import warnings
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
@@ -11,10 +12,11 @@ from functools import partial
 from typing import Any, TypeVar, cast, final
 
 import anyio
+import anyio.to_thread
 import trio
 
-from langchain_anyio._background import Loop
-from langchain_anyio._threads import ThreadCalls, handler_limiter, model_limiter
+from langchain_anyio._background import Loop, is_cancellation
+from langchain_anyio._threads import handler_limiter, model_limiter
 
 from ._futures import Future, Task
 from ._owner import CLEANUP_SECONDS
@@ -76,17 +78,16 @@ class TrioLoop:
         """
         if executor is not None:
             return await self._in_executor(executor, func, *args)
-        calls = ThreadCalls(self._loop)
-        label = _name(func)
+        call = _Call(func, args, self._loop)
         try:
-            call = partial(func, *args) if args else func
-            return await calls.run(call, label=label, limiter=cast("Any", self._limiter))
+            result = await anyio.to_thread.run_sync(
+                call, abandon_on_cancel=True, limiter=cast("Any", self._limiter)
+            )
         except trio.Cancelled:
-            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
-                await calls.join()
-            if calls.left():
-                _warn_of_left(label)
+            if not await call.left():
+                _warn_of_left(_name(func))
             raise
+        return cast("T", result)
 
     async def _in_executor(
         self, executor: concurrent.futures.Executor, func: Callable[..., T], *args: Any
@@ -136,6 +137,52 @@ class TrioLoop:
 
     def time(self) -> float:
         return trio.current_time()
+
+
+@final
+class _Call:
+    """One call in a worker thread, as the thread and the run both see it."""
+
+    __slots__ = ("_abandoned", "_args", "_func", "_lock", "_loop", "_over", "_running")
+
+    def __init__(self, func: Callable[..., object], args: tuple[Any, ...], loop: Loop) -> None:
+        self._func = func
+        self._args = args
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._running = False
+        self._abandoned = False
+        self._over: trio.Event | None = None
+
+    def __call__(self) -> object:
+        with self._lock:
+            if self._abandoned:
+                return None
+            self._running = True
+        try:
+            return self._func(*self._args)
+        except BaseException as exc:
+            if is_cancellation(exc):
+                # Of a loop of its own: nothing here was cancelled.
+                raise RuntimeError(f"{_name(self._func)} raised {type(exc).__name__}") from exc
+            raise
+        finally:
+            with self._lock:
+                self._running = False
+            if self._over is not None:
+                self._loop.call_soon(self._over.set)
+
+    async def left(self) -> bool:
+        """Wait for the thread, now that nobody waits for its result; tell whether it has left the function."""
+        over = trio.Event()
+        with self._lock:
+            self._abandoned = True
+            if not self._running:
+                return True
+            self._over = over
+        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+            await over.wait()
+        return over.is_set()
 
 
 @final

@@ -77,6 +77,22 @@ class Owner:
         """Tell whether the trio task itself, and not only one further up, is in the middle of an owner's code."""
         return current_task() in _owners
 
+    async def join(self) -> None:
+        """Wait for the tasks, when the call has come to its end: what it leaves to itself is let finish.
+
+        They may take any time. That they are waited for is said after 5 seconds, in a `ResourceWarning`.
+        """
+        if self.tasks:
+            with trio.move_on_after(CLEANUP_SECONDS):
+                await self._settled()
+        if self.tasks:
+            warnings.warn(
+                f"a call is waiting for tasks that were started in it: {self._names()}",
+                ResourceWarning,
+                stacklevel=2,
+            )
+            await self._settled()
+
     def end(self, *, everything: bool = True) -> bool:
         """Do what `aclose()` does where that is nothing, as it is most often; tell whether it was."""
         if self.tasks or self._collected or self._closing.locked():
@@ -141,10 +157,9 @@ class Owner:
         if not self.tasks:
             return
         with trio.move_on_after(CLEANUP_SECONDS, shield=True):
-            while self.tasks:
-                await next(iter(self.tasks)).settled()
+            await self._settled()
         if self.tasks:
-            names = ", ".join(sorted(task.get_name() for task in self.tasks))
+            names = self._names()
             for task in list(self.tasks):
                 task.cancel()
             self.tasks.clear()
@@ -153,6 +168,13 @@ class Owner:
                 ResourceWarning,
                 stacklevel=2,
             )
+
+    async def _settled(self) -> None:
+        while self.tasks:
+            await next(iter(self.tasks)).settled()
+
+    def _names(self) -> str:
+        return ", ".join(sorted(task.get_name() for task in self.tasks))
 
     async def _close_generators(self, *, everything: bool) -> None:
         try:

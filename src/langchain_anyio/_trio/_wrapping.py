@@ -45,6 +45,9 @@ COROUTINES: Final = frozenset({"abatch", "agenerate", "ainvoke", "arun"})
 # The packages that are enabled. What their own modules call belongs to the call that brought it about.
 libraries: Final[set[str]] = set()
 
+# On earlier Pythons a task takes none, and releases of langchain-core differ in what they do then.
+_TASKS_TAKE_CONTEXTS: Final[bool] = sys.version_info >= (3, 11)
+
 # The methods of a chat model that ask the provider: they run on a copy with an HTTP client of this event loop.
 OF_CHAT_MODELS: Final = frozenset({"agenerate", "astream"})
 
@@ -108,7 +111,7 @@ async def _closing(
     kwargs: dict[str, Any],
 ) -> AsyncGenerator[Any, None]:
     owner = Owner()
-    generator = function(*args, **kwargs)
+    generator: Any = function(*args, **kwargs)
     del args, kwargs
     try:
         while True:
@@ -116,6 +119,7 @@ async def _closing(
             try:
                 item = await owner.run(generator.__anext__())
             except StopAsyncIteration:
+                await owner.join()
                 return
             yield item
             del item
@@ -137,6 +141,7 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
         returned = False
         try:
             result = await owner.run(function(*args, **kwargs))
+            await owner.join()
             returned = True
             return result
         finally:
@@ -201,12 +206,22 @@ def _coro_with_context(function: Callable[..., Awaitable[Any]]) -> Callable[...,
     def coro_with_context(
         coro: Awaitable[Any], context: Context, *, create_task: bool = False
     ) -> Awaitable[Any]:
-        # Earlier Pythons have no tasks in a given context, and langchain-core's releases differ in what they do then.
-        if sys.version_info < (3, 11) or not on_trio():
+        if not _TASKS_TAKE_CONTEXTS or not on_trio():
             return function(coro, context, create_task=create_task)
         return InContext(coro, context, yielding=create_task)
 
     return coro_with_context
+
+
+def _unheard(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The end of a run is reported in a task of its own, to shield it; where nobody listens there is no need of one."""
+
+    @functools.wraps(function)
+    async def report(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.handlers or not on_trio():
+            await function(self, *args, **kwargs)
+
+    return report
 
 
 def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -220,6 +235,11 @@ def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool
 
 
 _BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
+    **{
+        f"langchain_core.callbacks.manager.AsyncCallbackManagerFor{run}Run.on_{kind}_{end}": _unheard
+        for run, kind in (("Chain", "chain"), ("LLM", "llm"), ("Retriever", "retriever"))
+        for end in ("end", "error")
+    },
     "langchain_core.language_models.chat_models.BaseChatModel.astream_events": _astream_events,
     "langchain_core.runnables.base.coro_with_context": _coro_with_context,
     "langchain_core.runnables.base.is_async_generator": _is_async_generator,
