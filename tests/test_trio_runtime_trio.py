@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import gc
 import importlib
+import inspect
 import itertools
 import subprocess
 import sys
@@ -26,7 +27,11 @@ import trio
 import trio.testing
 from langchain_core.callbacks import adispatch_custom_event
 from langchain_core.callbacks.manager import atrace_as_chain_group
-from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.language_models import (
+    FakeListChatModel,
+    GenericFakeChatModel,
+    chat_model_stream,
+)
 from langchain_core.language_models.llms import create_base_retry_decorator
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -58,6 +63,7 @@ from langchain_anyio._trio._namespace import (
     Namespace,
 )
 from langchain_anyio._trio._survey import uses
+from langchain_anyio._trio._v3 import StreamOfCore
 from models import AsyncRecorder, Recorder
 
 if sys.version_info < (3, 11):
@@ -1188,7 +1194,43 @@ async def test_the_third_version_of_events_is_this_packages_stream() -> None:
     for runnable in (model, model.bind(stop=["x"])):
         async with await runnable.astream_events("x", version="v3") as stream:
             assert isinstance(stream, langchain_anyio.AsyncChatModelStream)
+            assert isinstance(stream, chat_model_stream.AsyncChatModelStream)
             assert (await stream).text == "hi"
+
+
+def test_all_that_is_public_of_that_stream_is_this_packages() -> None:
+    public = [name for name in dir(chat_model_stream.AsyncChatModelStream) if name[0] != "_"]
+    assert len(public) > 10
+    for name in public:
+        ours = inspect.getattr_static(langchain_anyio.AsyncChatModelStream, name)
+        assert inspect.getattr_static(StreamOfCore, name) is ours
+
+
+@pytest.mark.trio
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+async def test_the_task_of_a_run_can_be_waited_for() -> None:
+    over: list[str] = []
+
+    class Handler(AsyncRecorder):
+        async def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            over.append("end")
+
+    model = FakeListChatModel(responses=["hi"], callbacks=[Handler()])
+    stream = await model.astream_events("x", version="v3")
+    assert stream._producer_task is None
+    await stream.output
+    task = stream._producer_task
+    assert not task.done()
+    await task
+    assert over == ["end"]
+    assert (task.done(), task.cancelled()) == (True, False)
+    stream = await FakeListChatModel(responses=["hi"], sleep=1000).astream_events("x", version="v3")
+    async with stream, trio.open_nursery() as nursery:
+        nursery.start_soon(stream.text.__aiter__().__anext__)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert stream._producer_task.cancelled()
 
 
 @pytest.mark.trio

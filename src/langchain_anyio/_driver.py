@@ -151,7 +151,7 @@ def open_stream(
     else:
         target = Target(target.runnable, ensure_config(target.config), target.bound)
     state = StreamState(replay=replay)
-    run = _ModelRun(
+    run = ModelRun(
         state,
         target,
         input,
@@ -233,7 +233,7 @@ class _Owner:
 
     __slots__ = ("_run",)
 
-    def __init__(self, run: _ModelRun) -> None:
+    def __init__(self, run: ModelRun) -> None:
         self._run = run
 
     def __del__(self) -> None:
@@ -241,7 +241,7 @@ class _Owner:
 
 
 @final
-class _ModelRun(Run):
+class ModelRun(Run):
     """One run of a model into a stream's state.
 
     It does not refer to the stream. A task of its own (`_main`) tells the handlers of the start, runs the
@@ -332,6 +332,16 @@ class _ModelRun(Run):
                 "a callback handler, or the model, waits for the run that waits for it; let a task of its "
                 "own wait, or take stream.output_message"
             )
+
+    def is_started(self) -> bool:
+        return self._loop is not None
+
+    def is_over(self) -> bool:
+        return self._ended.is_set()
+
+    async def over(self) -> None:
+        """Wait until all is over, whatever came of it."""
+        await self._ended.wait()
 
     async def finished(self) -> None:
         await self._ended.wait()

@@ -13,7 +13,6 @@ from typing import Any, Final, cast
 
 from trio.lowlevel import checkpoint
 
-from langchain_anyio._driver import open_stream
 from langchain_anyio._providers import for_current_loop
 
 from ._contexts import InContext
@@ -21,6 +20,7 @@ from ._langgraph import WRAPPERS_OF_LANGGRAPH
 from ._loop import TrioLoop, running_loop
 from ._owner import Owner
 from ._running import on_trio
+from ._v3 import open_for_core
 
 # The public async generators: the outermost one closes the inner ones, and joins their tasks, before it has closed.
 GENERATORS: Final = frozenset(
@@ -173,14 +173,10 @@ def _astream_events(function: Callable[..., Any]) -> Callable[..., Any]:
         self: Any, input: Any, config: Any = None, *, version: str = "v2", **kwargs: Any
     ) -> Any:
         if version == "v3" and on_trio():
-            return _opened(self, input, config, **kwargs)
+            return open_for_core(self, input, config, **kwargs)
         return function(self, input, config, version=version, **kwargs)
 
     return astream_events
-
-
-async def _opened(model: Any, input: Any, config: Any, **kwargs: Any) -> Any:
-    return open_stream(model, input, config, **kwargs)
 
 
 def _on_the_loop_of_the_reader(function: Callable[..., None]) -> Callable[..., None]:
