@@ -80,6 +80,13 @@ def upstream_core(session: nox.Session, release: str) -> None:
     session.run("python", "tests/upstream_core/run.py", session.create_tmp(), *session.posargs)
 
 
+@nox.session(default=False)
+def upstream_langgraph(session: nox.Session) -> None:
+    """Langgraph's and langchain's own asynchronous tests, on asyncio and on trio; takes ten minutes."""
+    session.install(".[trio]", "--group", "upstream-langgraph")
+    session.run("python", "tests/upstream_langgraph/run.py", session.create_tmp(), *session.posargs)
+
+
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """The lowest versions that the project says it works with, on the lowest Python."""
