@@ -3,7 +3,7 @@
 Primitives know anyio alone: a queue, an event, projections of a stream.
 The accumulator turns protocol events into deltas and the message; it awaits nothing.
 The stream is the accumulator and its projections.
-The driver runs a chat model into a stream: its task, its callbacks, its end.
+The driver runs a chat model into a stream: its task, its callbacks, its end. The graph is its sibling for LangGraph.
 The callback handlers hand out the tokens of whatever runs, and write them.
 The trio runtime has langchain-core itself run on trio, in a package that nothing else imports.
 The command line `python -m langchain_anyio` shows one answer as it comes.
@@ -15,6 +15,7 @@ from ._driver import open_stream as open_stream
 from ._errors import StreamCancelledError as StreamCancelledError
 from ._errors import StreamStalledError as StreamStalledError
 from ._event import Event as Event
+from ._graph import GraphStream as GraphStream
 from ._projection import AsyncProjection as AsyncProjection
 from ._projection import AsyncTextProjection as AsyncTextProjection
 from ._queue import Queue as Queue

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any, cast, final
+from typing import Any, cast, final, overload
 from uuid import UUID
 
 import anyio
@@ -53,6 +53,7 @@ from ._core import (
 from ._dispatch import ChainRun, Dispatcher, LLMRun
 from ._errors import StreamCancelledError, StreamStalledError
 from ._event import Event
+from ._graph import Graph, GraphRun, GraphStream, is_graph
 from ._projection import raise_as_it_came
 from ._providers import for_current_loop
 from ._resolve import Target, resolve
@@ -72,6 +73,13 @@ DEFAULT_BUFFER_SIZE = 1024
 _EXITS = (KeyboardInterrupt, SystemExit)
 
 
+@overload
+def open_stream(
+    model: Graph, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+) -> GraphStream: ...
+
+
+@overload
 def open_stream(
     model: Runnable[Any, Any],
     input: LanguageModelInput | Any,
@@ -82,8 +90,21 @@ def open_stream(
     replay: bool = True,
     chunk_timeout: float | None = None,
     **kwargs: Any,
-) -> AsyncChatModelStream:
-    """Stream one answer of a chat model, on asyncio or on trio.
+) -> AsyncChatModelStream: ...
+
+
+def open_stream(
+    model: Runnable[Any, Any] | Graph,
+    input: LanguageModelInput | Any,
+    config: RunnableConfig | None = None,
+    *,
+    stop: list[str] | None = None,
+    max_buffer_size: float = DEFAULT_BUFFER_SIZE,
+    replay: bool = True,
+    chunk_timeout: float | None = None,
+    **kwargs: Any,
+) -> AsyncChatModelStream | GraphStream:
+    """Stream one answer of a chat model, or one run of a graph, on asyncio or on trio.
 
     Nothing runs before the stream is first consumed. Then the model runs in one background task, which
     belongs to the stream: no task group and no cancel scope is open in the task that uses it, so it may be
@@ -99,14 +120,17 @@ def open_stream(
     named in a `ResourceWarning`. Handlers see a cancelled run end with `on_llm_error` and a
     `StreamCancelledError`.
 
+    For a compiled graph of langgraph's, an agent say, it is a `GraphStream`, whose guarantees are the same; on trio it
+    needs `enable_trio()`.
+
     Ports `await model.astream_events(input, config, version="v3", ...)` of
-    `langchain_core.language_models.BaseChatModel`.
+    `langchain_core.language_models.BaseChatModel`, and of `langgraph.pregel.Pregel`.
 
     Args:
         model: A chat model, however it is written (`_astream`, `_stream`, `_agenerate`, `_generate`, a native
             event producer; what blocks runs in a worker thread); one with `bind()`, `bind_tools()`,
             `with_config()` or configurable fields; or a sequence that ends in one, whose other steps run
-            as langchain-core runs them.
+            as langchain-core runs them. Or a compiled graph, which takes none of the options below.
         input: What the model is asked: a string, messages, or a prompt value. For a sequence, the input of
             its first step.
         config: As for any runnable.
@@ -118,7 +142,7 @@ def open_stream(
             passed is dropped; a later one begins at the oldest delta kept. Final values are whole all the same.
         chunk_timeout: The longest wait for the model's next chunk in seconds; past it the connection is
             closed and consumers get a `StreamStalledError`. Time that the model is held back does not count.
-        kwargs: Passed on to the model.
+        kwargs: Passed on to the model, or to the graph's `astream_events`.
 
     Returns:
         The stream.
@@ -137,6 +161,19 @@ def open_stream(
     """
     _check(config, stop, max_buffer_size, replay, chunk_timeout, kwargs)
     target = resolve(model, config)
+    if is_graph(target.runnable):
+        options = {
+            "stop": (stop, None),
+            "max_buffer_size": (max_buffer_size, DEFAULT_BUFFER_SIZE),
+            "replay": (replay, True),
+            "chunk_timeout": (chunk_timeout, None),
+        }
+        for name, (value, default) in options.items():
+            if value != default:
+                raise TypeError(f"{name} is for chat models; the run of a graph has no such option")
+        return GraphStream(
+            GraphRun(target.runnable, input, target.config, {**target.bound, **kwargs})
+        )
     if stop is not None:
         kwargs["stop"] = stop
     call = None

@@ -15,25 +15,26 @@ from langchain_core.runnables import (
 from langchain_core.runnables.configurable import DynamicRunnable
 
 from ._core import bound_config
+from ._graph import is_graph
 
 
 @dataclass(frozen=True)
 class Target:
-    """A chat model, or a sequence that ends in one, out of what is bound around it.
+    """A chat model, a sequence that ends in one, or a graph, out of what is bound around it.
 
     Attributes:
-        runnable: The model or the sequence.
+        runnable: The model, the sequence or the graph.
         config: The config to call it with.
         bound: The keyword arguments that are bound to it.
     """
 
-    runnable: BaseChatModel | RunnableSequence[Any, Any]
+    runnable: BaseChatModel | RunnableSequence[Any, Any] | Runnable[Any, Any]
     config: RunnableConfig | None
     bound: dict[str, Any] = field(default_factory=dict)
 
 
 def resolve(model: object, config: RunnableConfig | None) -> Target:
-    """Follow bindings and configurable models down to the chat model or the sequence.
+    """Follow bindings and configurable models down to the chat model, the sequence or the graph.
 
     Raises:
         TypeError: There is something else at the bottom, or at the end of the sequence.
@@ -42,9 +43,12 @@ def resolve(model: object, config: RunnableConfig | None) -> Target:
     while True:
         if isinstance(runnable, BaseChatModel):
             return Target(runnable, config, bound)
+        if is_graph(runnable):
+            return Target(cast("Runnable[Any, Any]", runnable), config, bound)
         if isinstance(runnable, RunnableSequence):
             try:
-                resolve(runnable.last, config)
+                if is_graph(resolve(runnable.last, config).runnable):
+                    raise TypeError
             except TypeError:
                 raise _unsupported(model, f" that ends in a {_name(runnable.last)}") from None
             return Target(runnable, config, bound)
@@ -70,7 +74,7 @@ def _unsupported(model: object, detail: str) -> TypeError:
     )
     return TypeError(
         "model must be a chat model (a BaseChatModel), one with bind(), bind_tools(), with_config() or "
-        "configurable fields, or a sequence that ends in one (prompt | model), "
+        "configurable fields, a sequence that ends in one (prompt | model), or a compiled graph of langgraph's, "
         f"not a {_name(model)}{detail}{way_out}"
     )
 

@@ -81,8 +81,7 @@ def compare(
 ) -> bool:
     """Print the difference and tell whether all of it is listed with a reason.
 
-    Args:
-        whole: Whether all tests were run, so that what is listed must be among them.
+    Where the `whole` of the tests was run, all that is listed must be among them.
     """
     passed = {name for name, outcome in on_asyncio.asynchronous.items() if outcome == "passed"}
     also = {name for name in passed if on_trio.asynchronous.get(name) == "passed"}

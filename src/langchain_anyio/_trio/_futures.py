@@ -262,32 +262,38 @@ class Task(Future[T]):
         here = trio.lowlevel.current_task()
         outer = _running.get(here)
         _running[here] = self
+        cancelled = False
+        ours: BaseException | None = None
         try:
             # As on asyncio, a coroutine that was cancelled before it began does not begin. The next step of an async
             # generator does: to close that would be to begin closing the generator, and not to end it.
             if self._scope.cancel_called and isinstance(awaitable, CoroutineType):
                 awaitable.close()
-                self._end(cancelled=True)
-                return
-            with self._scope:
-                owner = self._owner
-                self._result = await (awaitable if owner is None else owner.run(awaitable))
-            self._end(cancelled=self._scope.cancelled_caught)
+                cancelled = True
+            else:
+                with self._scope:
+                    owner = self._owner
+                    self._result = await (awaitable if owner is None else owner.run(awaitable))
+                cancelled = self._scope.cancelled_caught
         except asyncio.CancelledError as exc:
             self._message = self._message or (str(exc.args[0]) if exc.args else None)
-            self._end(cancelled=True)
+            cancelled = True
         except BaseException as exc:  # noqa: BLE001  # whoever awaits the task gets it
             # trio's cancellation that is left here is that of the run, which has to have it back.
-            ours, errors = _split(exc)
-            self._exception = errors
-            self._end(cancelled=errors is None)
-            if ours is not None:
-                raise ours from None
+            ours, self._exception = _split(exc)
+            cancelled = self._exception is None
         finally:
             if outer is None:
                 del _running[here]
             else:
                 _running[here] = outer
+        # Not while the exception is at hand: to the callbacks, `CancelledError` would be trio's.
+        self._end(cancelled=cancelled)
+        if ours is not None:
+            try:
+                raise ours
+            finally:
+                del ours
 
     def _end(self, *, cancelled: bool) -> None:
         self._cancelled = cancelled

@@ -1,0 +1,368 @@
+"""`open_stream` of a graph: its projections, and that each way out stops all that it runs."""
+
+from __future__ import annotations
+
+import gc
+import operator
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from langchain.agents import create_agent
+from langchain_core.language_models import FakeMessagesListChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command, interrupt
+from typing_extensions import TypedDict
+
+from cancelling import Victim, settle, ticks, ways_to_cancel
+from langchain_anyio import (
+    AsyncProjection,
+    GraphStream,
+    StreamCancelledError,
+    disable_trio,
+    enable_trio,
+    open_stream,
+)
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore:The v3 streaming protocol"),
+]
+
+
+@pytest.fixture(autouse=True)
+def enabled(anyio_backend: tuple[str, Any]) -> Iterator[None]:
+    if anyio_backend[0] == "trio":
+        enable_trio()
+    yield
+    if anyio_backend[0] == "trio":
+        disable_trio()
+
+
+class State(TypedDict):
+    seen: Annotated[list[str], operator.add]
+
+
+def saying(word: str) -> Any:
+    async def node(state: State) -> State:
+        await checkpoint()
+        return {"seen": [word]}
+
+    return node
+
+
+def graph_of(**nodes: Any) -> Any:
+    """A graph whose nodes all run at once."""
+    graph = StateGraph(State)
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+        graph.add_edge(START, name)
+    return graph
+
+
+def in_turn() -> Any:
+    graph = StateGraph(State).add_node("a", saying("a")).add_node("b", saying("b"))
+    return graph.add_edge(START, "a").add_edge("a", "b").compile()
+
+
+class Endless:
+    """Nodes that never end, and what became of them."""
+
+    def __init__(self, cleanup: Callable[[], Any] = checkpoint) -> None:
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self._cleanup = cleanup
+
+    def node(self, name: str) -> Any:
+        async def node(state: State) -> State:
+            self.begun.append(name)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._cleanup()
+                self.ended.append(name)
+            raise AssertionError
+
+        return node
+
+    def graph(self) -> Any:
+        """Two nodes, one of them a graph of two more."""
+        inner = graph_of(a=self.node("a"), b=self.node("b")).compile()
+        return graph_of(inner=inner, c=self.node("c")).compile()
+
+    async def all_begun(self) -> None:
+        while len(self.begun) < 3:
+            await checkpoint()
+
+    def all_ended(self) -> bool:
+        return sorted(self.ended) == sorted(self.begun) == ["a", "b", "c"]
+
+
+class Model(FakeMessagesListChatModel):
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self
+
+
+@tool
+async def look_up(topic: str) -> str:
+    """Look a topic up."""
+    await checkpoint()
+    return f"{topic} is wet"
+
+
+def agent() -> Any:
+    calls = [{"name": "look_up", "args": {"topic": "water"}, "id": "1"}]
+    return create_agent(
+        Model(responses=[AIMessage("", tool_calls=calls), AIMessage("Wet.")]), [look_up]
+    )
+
+
+ASKED: Any = {"messages": [("user", "What is water?")]}
+
+
+# What it gives
+
+
+async def test_its_projections() -> None:
+    async with open_stream(in_turn(), {"seen": []}) as stream:
+        assert isinstance(stream, GraphStream)
+        assert isinstance(stream.values, AsyncProjection)
+        assert [value async for value in stream.values] == [
+            {"seen": []},
+            {"seen": ["a"]},
+            {"seen": ["a", "b"]},
+        ]
+        assert await stream.output() == {"seen": ["a", "b"]}
+        assert await stream.values == [value async for value in stream.values]  # again
+        assert {event["method"] async for event in stream} == {"values"}
+        assert set(stream.extensions) >= {"values", "messages", "lifecycle", "subgraphs"}
+        assert stream.done
+        assert stream.error is None
+        with pytest.raises(AttributeError, match="nothing"):
+            _ = stream.nothing
+
+
+async def test_awaiting_it_gives_the_output() -> None:
+    assert await open_stream(in_turn(), {"seen": ["0"]}) == {"seen": ["0", "a", "b"]}
+
+
+async def test_several_consumers_at_once() -> None:
+    read: list[Any] = []
+    async with open_stream(agent(), ASKED) as stream:
+
+        async def messages() -> None:
+            async for message in stream.messages:
+                read.append("".join([delta async for delta in message.text]))
+
+        async def values() -> None:
+            read.append(len([value async for value in stream.values]))
+
+        async with anyio.create_task_group() as group:
+            for consumer in (values, messages, values):
+                group.start_soon(consumer)
+    assert sorted(map(str, read)) == ["", "4", "4", "Wet."]
+
+
+async def test_a_message_drives_the_graph() -> None:
+    async with open_stream(agent(), ASKED) as stream:
+        async for message in stream.messages:
+            calls = await message.tool_calls
+            assert [call["name"] for call in calls] == ["look_up"]
+            break
+        assert (await stream.output())["messages"][-1].text == "Wet."
+
+
+async def test_nothing_runs_before_it_is_asked_for_and_one_step_at_a_time() -> None:
+    begun: list[str] = []
+
+    async def node(state: State) -> State:
+        begun.append("a")
+        return {"seen": ["a"]}
+
+    async with open_stream(graph_of(a=node).compile(), {"seen": []}) as stream:
+        await settle()
+        assert begun == []
+        assert await stream.values.__aiter__().__anext__() == {"seen": []}
+
+
+async def test_interrupts_and_resuming() -> None:
+    def ask(state: State) -> State:
+        return {"seen": [interrupt("what?")]}
+
+    graph = graph_of(ask=ask).compile(checkpointer=InMemorySaver())
+    config: RunnableConfig = {"configurable": {"thread_id": "1"}}
+    async with open_stream(graph, {"seen": []}, config) as stream:
+        assert await stream.interrupted()
+        assert [asked.value for asked in await stream.interrupts()] == ["what?"]
+    async with open_stream(graph, Command(resume="this"), config) as stream:
+        assert await stream.output() == {"seen": ["this"]}
+        assert not await stream.interrupted()
+
+
+async def test_an_error_comes_after_what_came_before_it() -> None:
+    async def fail(state: State) -> State:
+        raise KeyError("mine")
+
+    graph = StateGraph(State).add_node("a", saying("a")).add_node("b", fail)
+    graph.add_edge(START, "a").add_edge("a", "b")
+    read = []
+    async with open_stream(graph.compile(), {"seen": []}) as stream:
+        for _ in range(2):
+            with pytest.raises(KeyError, match="mine"):
+                async for value in stream.values:
+                    read.append(value)
+        with pytest.raises(KeyError, match="mine"):
+            await stream.output()
+        assert isinstance(stream.error, KeyError)
+    assert read == 2 * [{"seen": []}, {"seen": ["a"]}]
+
+
+async def test_what_it_refuses() -> None:
+    for option in ({"stop": ["x"]}, {"replay": False}, {"chunk_timeout": 1.0}):
+        with pytest.raises(TypeError, match=f"{next(iter(option))} is for chat models"):
+            open_stream(in_turn(), {"seen": []}, **option)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="that ends in a CompiledStateGraph"):
+        open_stream(ChatPromptTemplate.from_template("x") | in_turn(), {})
+
+
+async def test_bound_arguments_reach_the_graph() -> None:
+    graph = in_turn().with_config(tags=["tag"])
+    assert await open_stream(graph.bind(interrupt_after=["a"]), {"seen": []}) == {"seen": ["a"]}
+
+
+async def test_on_trio_alone_it_needs_enabling(anyio_backend: tuple[str, Any]) -> None:
+    disable_trio()
+    if anyio_backend[0] == "trio":
+        with pytest.raises(RuntimeError, match=r"enable_trio\(\)"):
+            await open_stream(in_turn(), {"seen": []})
+    else:
+        assert await open_stream(in_turn(), {"seen": []}) == {"seen": ["a", "b"]}
+
+
+# How it ends
+
+
+async def leave(stream: GraphStream, endless: Endless) -> None:
+    async with stream, anyio.create_task_group() as group:
+        group.start_soon(read, stream)
+        await endless.all_begun()
+        group.cancel_scope.cancel()
+
+
+async def read(stream: GraphStream) -> None:
+    async for _ in stream.values:
+        pass
+
+
+async def close(stream: GraphStream, endless: Endless) -> None:
+    async with anyio.create_task_group() as group:
+
+        async def closed() -> None:
+            with pytest.raises(StreamCancelledError):
+                await read(stream)
+
+        group.start_soon(closed)
+        await endless.all_begun()
+        await stream.aclose()
+        await stream.abort()
+
+
+async def close_in_a_cancelled_scope(stream: GraphStream, endless: Endless) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(leave, stream, endless)
+        await endless.all_begun()
+        group.cancel_scope.cancel()
+        await stream.aclose()
+        assert endless.all_ended()
+
+
+@pytest.mark.parametrize("way", (leave, close, close_in_a_cancelled_scope))
+async def test_each_way_out_stops_nodes_and_subgraphs(way: Any) -> None:
+    endless = Endless(cleanup=lambda: ticks(20))
+    with anyio.fail_after(30):
+        await way(open_stream(endless.graph(), {"seen": []}), endless)
+    assert endless.all_ended()
+
+
+@pytest.mark.parametrize("how", ("scope", "deadline", "native", "native twice"))
+async def test_a_handler_that_is_cancelled_stops_nodes_and_subgraphs(
+    anyio_backend: tuple[str, Any], how: str
+) -> None:
+    """They have ended when the handler has, whatever cancels it, though their cleanup takes a while."""
+    if how not in ways_to_cancel(anyio_backend):
+        pytest.skip("trio knows cancel scopes alone")
+    endless = Endless(cleanup=lambda: ticks(50))
+
+    async def handler() -> None:
+        async with open_stream(endless.graph(), {"seen": []}) as stream:
+            await stream.output()
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            victim = Victim(group, handler)
+            await endless.all_begun()
+            victim.cancel(how)
+    assert victim.outcome == "cancelled"
+    assert endless.all_ended()
+
+
+async def test_a_cancelled_consumer_takes_nothing_from_the_others() -> None:
+    async with open_stream(agent(), ASKED) as stream:
+        whole: list[Any] = []
+
+        async def reader() -> None:
+            whole.extend([value async for value in stream.values])
+
+        for patience in range(12):
+            async with anyio.create_task_group() as group:
+                group.start_soon(read, stream)
+                await ticks(patience)
+                group.cancel_scope.cancel()
+        with anyio.fail_after(30):
+            await reader()
+    assert [len(value["messages"]) for value in whole] == [1, 2, 3, 4]
+
+
+async def test_one_that_is_dropped_is_stopped() -> None:
+    endless = Endless()
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            stream = open_stream(endless.graph(), {"seen": []})
+            group.start_soon(read, stream)
+            await endless.all_begun()
+            group.cancel_scope.cancel()
+        with pytest.warns(ResourceWarning, match="was dropped before it was read to its end"):
+            del stream, group
+            while not endless.all_ended():
+                gc.collect()
+                await checkpoint()
+
+
+async def test_one_that_never_began_is_closed_at_once() -> None:
+    stream = open_stream(in_turn(), {"seen": []})
+    await stream.aclose()
+    with pytest.raises(StreamCancelledError):
+        await stream.output()
+    async with open_stream(in_turn(), {"seen": []}):
+        pass
+
+
+async def test_a_cleanup_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langchain_anyio._graph.CLEANUP_SECONDS", 0.05)
+    release = anyio.Event()
+    endless = Endless(cleanup=lambda: release.wait())
+    with anyio.fail_after(30):
+        with pytest.warns(ResourceWarning, match="left behind: the graph LangGraph"):
+            await leave(open_stream(endless.graph(), {"seen": []}), endless)
+        assert endless.ended == []
+        release.set()
+        while not endless.all_ended():
+            await checkpoint()
