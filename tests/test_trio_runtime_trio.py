@@ -1156,6 +1156,7 @@ def test_what_is_made_where_nothing_runs_belongs_to_where_it_is_used() -> None:
                     patches.append(patch)
 
             nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
             await chain.ainvoke(1, {"callbacks": [handler]})
             await trio.testing.wait_all_tasks_blocked()
             handler.send_stream.close()
