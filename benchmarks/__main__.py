@@ -1,13 +1,14 @@
 """Measure all cases with pyperf, print what came of them, and write it down.
 
 Each side of each case is measured in worker processes of its own. Arguments are pyperf's, `--fast` among
-them; `-k WORD` measures only the cases that have the word in their title.
+them; `-k WORD` measures only the cases that have the word in their title, and writes nothing down.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
 import platform
 import sys
 import time
@@ -15,92 +16,188 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import anyio
 import pyperf
 
-from benchmarks.cases import CASES, Case, Side
+from benchmarks import loopback
+from benchmarks.case import Case, Side
+from benchmarks.cases import CASES
+from benchmarks.once import run_on
+from benchmarks.switches import BACKENDS, switches
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PACKAGES = (
+    "anyio",
+    "trio",
+    "trio-asyncio",
+    "langchain-core",
+    "langchain-classic",
+    "langchain-openai",
+    "openai",
+)
 
 
-def measure(loops: int, side: Side, backend: str) -> float:
-    """Return the seconds that a unit of the work takes, times `loops`, after one run to warm up."""
+def measure(loops: int, side: Side, backend: str, returns: str, warm: bool) -> float:
+    """Return what a unit of the work takes, times `loops`."""
 
     async def run() -> float:
-        await side()
-        taken, units = 0.0, 0
+        if returns != "units":
+            return await side() * loops
+        if warm:
+            await side()
+        taken, units = 0.0, 0.0
         for _ in range(loops):
             gc.collect()
-            began = time.perf_counter()
+            began = time.process_time()
             units += await side()
-            taken += time.perf_counter() - began
+            taken += time.process_time() - began
         return taken / units * loops
 
-    return anyio.run(run, backend=backend)
+    # A measure of nothing or less, of memory, is none to pyperf.
+    return max(1e-9, run_on(backend, run))
 
 
-def row(
-    case: Case, floor: pyperf.Benchmark | None, ours: pyperf.Benchmark, peer: pyperf.Benchmark
-) -> str:
-    """Return the table's line of a case. The shortest time is what the machine's other work disturbed least."""
-    least = min(floor.get_values()) if floor else 0.0
-    ratio = (min(ours.get_values()) - least) / (min(peer.get_values()) - least)
-    times = [f"{min(b.get_values()) * 1e6:.2f} ± {b.stdev() * 1e6:.2f}" for b in (ours, peer)]
-    base = f"{least * 1e6:.2f}" if floor else ""
-    return f"| {case.title} | {case.peer_name} | {times[0]} | {times[1]} | {base} | {ratio:.2f} | {case.target:g} |"
+class Report:
+    """The lines of the table, each of a case or of a side of one."""
+
+    def __init__(self, switch: dict[str, pyperf.Benchmark]) -> None:
+        self._switch = switch
+        self.rows: list[str] = []
+
+    def add(self, case: Case, found: dict[str, pyperf.Benchmark]) -> None:
+        """Add a case. The shortest time is what the machine's other work disturbed least."""
+        least = {name: min(benchmark.get_values()) for name, benchmark in found.items()}
+        value, floor = least["ours"], least.get("floor", 0.0)
+        if "peer" in least:
+            value = (value - floor) / (least["peer"] - floor)
+            shown = f"{value:.2f}"
+        else:
+            shown = _shown(value, case.returns)
+        met, target = "", ""
+        if case.target is not None:
+            met = "yes" if value <= case.target else "**no**"
+            target = (
+                f"{case.target:g}" if case.peer is not None else _shown(case.target, case.returns)
+            )
+        switched = ""
+        if case.switches and case.backend in self._switch:
+            floor_of_switches = case.switches * min(self._switch[case.backend].get_values())
+            switched = f"{_shown(floor_of_switches, 'units')} ({case.switches:.2g})"
+        sides = [
+            _shown(least[name], case.returns, found[name]) if name in least else ""
+            for name in ("ours", "peer", "floor")
+        ]
+        self.rows.append(
+            f"| {case.title} | {case.peer_name} | {' | '.join(sides)} | {switched} | {shown} | {target} | {met} |"
+        )
+
+
+def _shown(value: float, returns: str, benchmark: pyperf.Benchmark | None = None) -> str:
+    """Show a value and how far the values spread, in bytes or µs."""
+    scale, unit, digits = (1.0, "B", 0) if returns == "bytes" else (1e6, "µs", 2)
+    spread = ""
+    if benchmark is not None and benchmark.get_nvalue() > 1:
+        spread = f" ± {benchmark.stdev() * scale:.{digits}f}"
+    return f"{value * scale:,.{digits}f}{spread} {unit}"
+
+
+def ways() -> list[str]:
+    """Return the tables of the way of a chunk."""
+    lines = []
+    for backend in ("asyncio", "trio"):
+        lines += [
+            "",
+            f"On {backend}:",
+            "",
+            "| up to | µs a chunk | of which here | share |",
+            "|---|---|---|---|",
+        ]
+        before, last = 0.0, 0.0
+        found = loopback.measured(backend)
+        total = found[3][1]
+        for number, (name, taken) in enumerate(found):
+            before = last if number < 4 else found[2][1]
+            own, last = taken - before, taken
+            share = f"{own / total:.0%}" if number < 4 else ""
+            lines.append(f"| {name} | {taken * 1e6:.1f} | {own * 1e6:.1f} | {share} |")
+    return lines
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-k", default="")
     own, others = parser.parse_known_args()
+    cases = [case for case in CASES if own.k in case.title]
     sys.argv[1:] = ["--quiet", *others]
     runner = pyperf.Runner(
-        processes=3,
-        values=3,
-        loops=1,
-        warmups=0,
-        program_args=("-m", "benchmarks", "-k", own.k),
+        processes=2, values=5, loops=1, warmups=0, program_args=("-m", "benchmarks", "-k", own.k)
     )
-    rows = []
-    for case in CASES:
-        if own.k not in case.title:
-            continue
-        sides = (
-            ("floor", case.floor, case.backend),
-            ("ours", case.ours, case.backend),
-            ("peer", case.peer, case.peer_backend),
+    args = runner.parse_args()
+    load = os.getloadavg()[0]
+
+    def bench(
+        title: str, side: Side, backend: str, returns: str, values: int
+    ) -> pyperf.Benchmark | None:
+        args.values = min(values, 2) if args.fast else values
+        return runner.bench_time_func(
+            title,
+            partial(measure),
+            side,
+            backend,
+            returns,
+            values > 1,
+            metadata={"unit": "byte"} if returns == "bytes" else None,
         )
-        results = {
-            name: runner.bench_time_func(f"{case.title}: {name}", partial(measure), side, backend)
-            for name, side, backend in sides
-            if side is not None
+
+    switch = {
+        backend: bench(f"a task switch on {backend}", switches, backend, "units", 5)
+        for backend in BACKENDS
+    }
+    report = Report(switch)
+    for case in cases:
+        found = {
+            name: bench(f"{case.title}: {name}", side, backend, case.returns, case.values)
+            for name, side, backend in case.sides()
         }
-        if "ours" in results and results["ours"] is not None and not runner.args.worker:
-            rows.append(row(case, results.get("floor"), results["ours"], results["peer"]))
-    if runner.args.worker:
+        if found["ours"] is not None and not args.worker:
+            report.add(case, found)
+            print(report.rows[-1], flush=True)
+    if args.worker:
         return 0
-    packages = ", ".join(f"{name} {version(name)}" for name in ("anyio", "trio", "langchain-core"))
-    report = "\n".join(
-        [
-            "# Benchmarks",
-            "",
-            "Written by `python -m benchmarks`. Times are µs a unit: the shortest, and the standard deviation. Where there "
-            "is a floor, the ratio is of what is left when it is subtracted from both.",
-            "",
-            f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}, {packages}.",
-            "",
-            "| what | peer | ours | the peer's | floor | ratio | to reach |",
-            "|---|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
+    switched = ", ".join(
+        f"{min(found.get_values()) * 1e6:.2f} ± {found.stdev() * 1e6:.2f} µs on {backend}"
+        for backend, found in switch.items()
     )
-    print(report)
+    text = f"""\
+{platform.python_implementation()} {platform.python_version()} on {platform.system()}, {platform.machine()}, \
+{os.cpu_count()} processors, load {load:.1f} before and {os.getloadavg()[0]:.1f} after;
+{", ".join(f"{name} {version(name)}" for name in PACKAGES)}.
+
+A task switch takes {switched}.
+
+| what | peer | ours | the peer's | floor | switches | ratio | to reach | reached |
+|---|---|---|---|---|---|---|---|---|
+"""
+    text += "\n".join(report.rows)
     if not own.k:
-        DOCS.parent.mkdir(exist_ok=True)
-        DOCS.write_text(report)
+        text += "\n\n## The way of a chunk\n\n" + WAY + "\n".join(ways())
+        DOCS.write_text(_with_results(DOCS.read_text(), text))
+    print(text)
     return 0
+
+
+WAY = """\
+`ChatOpenAI` reads an answer of 2,000 chunks from a server in another process. Each stage contains those above it; the time is
+that of the processor in the reading process, the least of five runs.
+"""
+
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def _with_results(page: str, results: str) -> str:
+    """Return the page with the results in the place of those of the last run."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{results}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
