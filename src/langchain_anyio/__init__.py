@@ -11,17 +11,56 @@ The command line `python -m langchain_anyio` shows one answer as it comes.
 
 from __future__ import annotations
 
-from ._driver import open_stream as open_stream
-from ._errors import StreamCancelledError as StreamCancelledError
-from ._errors import StreamStalledError as StreamStalledError
-from ._event import Event as Event
-from ._graph import GraphStream as GraphStream
-from ._projection import AsyncProjection as AsyncProjection
-from ._projection import AsyncTextProjection as AsyncTextProjection
-from ._queue import Queue as Queue
-from ._stream import AsyncChatModelStream as AsyncChatModelStream
-from ._trio_runtime import disable_trio as disable_trio
-from ._trio_runtime import enable_trio as enable_trio
-from .callbacks import AsyncFinalIteratorCallbackHandler as AsyncFinalIteratorCallbackHandler
-from .callbacks import AsyncIteratorCallbackHandler as AsyncIteratorCallbackHandler
-from .callbacks import AsyncStreamingStdOutCallbackHandler as AsyncStreamingStdOutCallbackHandler
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._driver import open_stream as open_stream
+    from ._errors import StreamCancelledError as StreamCancelledError
+    from ._errors import StreamStalledError as StreamStalledError
+    from ._event import Event as Event
+    from ._graph import GraphStream as GraphStream
+    from ._projection import AsyncProjection as AsyncProjection
+    from ._projection import AsyncTextProjection as AsyncTextProjection
+    from ._queue import Queue as Queue
+    from ._stream import AsyncChatModelStream as AsyncChatModelStream
+    from ._trio_runtime import disable_trio as disable_trio
+    from ._trio_runtime import enable_trio as enable_trio
+    from .callbacks import AsyncFinalIteratorCallbackHandler as AsyncFinalIteratorCallbackHandler
+    from .callbacks import AsyncIteratorCallbackHandler as AsyncIteratorCallbackHandler
+    from .callbacks import (
+        AsyncStreamingStdOutCallbackHandler as AsyncStreamingStdOutCallbackHandler,
+    )
+
+# Who uses one of them does not import what the others need.
+_MODULES = {
+    "open_stream": "_driver",
+    "StreamCancelledError": "_errors",
+    "StreamStalledError": "_errors",
+    "Event": "_event",
+    "GraphStream": "_graph",
+    "AsyncProjection": "_projection",
+    "AsyncTextProjection": "_projection",
+    "Queue": "_queue",
+    "AsyncChatModelStream": "_stream",
+    "disable_trio": "_trio_runtime",
+    "enable_trio": "_trio_runtime",
+    "AsyncFinalIteratorCallbackHandler": "callbacks",
+    "AsyncIteratorCallbackHandler": "callbacks",
+    "AsyncStreamingStdOutCallbackHandler": "callbacks",
+}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name == "callbacks":
+        return import_module(f".{name}", __name__)
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, Literal, cast, final
@@ -33,7 +34,7 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
 
     def __init__(self, flow: Flow, *, replay: bool) -> None:
         super().__init__(flow, replay=replay)
-        self.marks = None  # they count the events themselves
+        self.marks: array[int] | None = None  # an event's mark is its own number
         self.text_index: int | None = None
 
     def other_text(self, index: int, text: str) -> MessagesData | str:
