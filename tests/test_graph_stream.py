@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import operator
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import anyio
@@ -193,7 +195,10 @@ async def test_nothing_runs_before_it_is_asked_for_and_one_step_at_a_time() -> N
         assert await stream.values.__aiter__().__anext__() == {"seen": []}
 
 
-async def test_interrupts_and_resuming() -> None:
+async def test_interrupts_and_resuming(anyio_backend: tuple[str, Any]) -> None:
+    if sys.version_info < (3, 11) and anyio_backend[0] == "asyncio":
+        pytest.skip("langgraph finds its context in nodes on asyncio from Python 3.11 on")
+
     def ask(state: State) -> State:
         return {"seen": [interrupt("what?")]}
 
@@ -277,7 +282,12 @@ async def close(stream: GraphStream, endless: Endless) -> None:
 
 async def close_in_a_cancelled_scope(stream: GraphStream, endless: Endless) -> None:
     async with anyio.create_task_group() as group:
-        group.start_soon(leave, stream, endless)
+
+        async def closed() -> None:
+            with suppress(StreamCancelledError):  # or it is cancelled first
+                await read(stream)
+
+        group.start_soon(closed)
         await endless.all_begun()
         group.cancel_scope.cancel()
         await stream.aclose()
