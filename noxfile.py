@@ -24,6 +24,7 @@ BACKENDS = ["asyncio", "uvloop", "trio"]
 NEWEST = next((python for python in reversed(PYTHONS) if shutil.which(f"python{python}")), None)
 # They start processes and servers, or cancel at every point, and what they test differs little among Pythons.
 SLOW = [
+    "test_agent_cancelled_everywhere.py",
     "test_benchmarks.py",
     "test_cancelled_everywhere.py",
     "test_cli.py",
