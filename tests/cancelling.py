@@ -24,11 +24,14 @@ class Victim:
     Attributes:
         outcome: `"running"`, `"returned"`, `"raised"` or `"cancelled"`.
         value: What it returned or raised.
+        cancelling: On asyncio what `Task.cancelling()` said at its end, which is how often it was natively cancelled;
+            `None` where nobody counts.
     """
 
     def __init__(self, group: TaskGroup, func: Callable[[], Awaitable[Any]]) -> None:
         self.outcome = "running"
         self.value: Any = None
+        self.cancelling: int | None = None
         self._scope = anyio.CancelScope()
         self._func = func
         self._native: Any = None
@@ -56,6 +59,9 @@ class Victim:
         except anyio.get_cancelled_exc_class():
             if not self._natively:  # which would cancel the whole group
                 raise
+        finally:
+            if hasattr(self._native, "cancelling"):  # from Python 3.11 on
+                self.cancelling = self._native.cancelling()
 
     def cancel(self, how: str) -> None:
         if how == "scope":
