@@ -309,3 +309,38 @@ async def test_the_users_arguments_are_left_as_they_are() -> None:
     await open_stream(AStreamModel(), messages, config)
     assert config == before
     assert messages == [AIMessage("x")]
+
+
+class Interrupted(AStreamModel):
+    """Streams plain text that anything else interrupts: reasoning, blocks of other indexes, nothing at all."""
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> Any:
+        def blocks(*blocks: Any) -> Any:
+            return chunk(list(blocks))
+
+        for text in ("one ", "two ", "", "three"):
+            yield chunk(text)
+        yield blocks({"type": "reasoning", "reasoning": "hm", "index": 7})
+        for index in (3, 4, 3):
+            yield blocks({"type": "text", "text": f"at {index} ", "index": index})
+        yield chunk("four ", response_metadata={"model_name": "m"})
+        for _ in range(600):
+            yield chunk("more ", response_metadata={"model_name": "m"})
+        yield chunk("", usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3})
+
+
+async def test_events_that_nobody_is_told_of_are_the_same() -> None:
+    """Those of plain text are made only when they are read."""
+    named: Any = {"run_id": uuid4()}
+    model = Interrupted()
+    expected = await under_langchain_core(model, "hi", named)
+    for config in (named, {**named, "callbacks": [AsyncRecorder()]}):
+        message, events = await under_open_stream(model, "hi", config)
+        assert events == expected[1]
+        assert message.content == expected[0].content
+        async with open_stream(model, "hi", config) as stream:
+            assert await stream.events == expected[1]
+            assert (await stream.text).count("more ") == 600
+        async with open_stream(model, "hi", config, replay=False) as stream:
+            seen = [event async for event in stream]
+            assert seen == expected[1]

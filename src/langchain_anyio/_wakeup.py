@@ -22,6 +22,9 @@ def check_thread(thread: int) -> None:
         )
 
 
+_NOBODY: dict[Waiter, None] = {}
+
+
 @final
 class Wakeup:
     """Tasks that one call wakes, all at once.
@@ -36,7 +39,8 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._thread = 0
-        self.waiting: dict[Waiter, None] = {}
+        # A stream has a dozen of these, of which one or two are ever waited for.
+        self.waiting: dict[Waiter, None] = _NOBODY
 
     async def wait(self) -> None:
         """Wait for the next `fire()`."""
@@ -56,6 +60,7 @@ class Wakeup:
         """
         waiting = self.waiting
         if not waiting:
+            waiting = self.waiting = {}
             self._thread = get_ident()
         elif self._thread != get_ident():
             raise RuntimeError(
@@ -82,7 +87,7 @@ class Wakeup:
         waiting = self.waiting
         if waiting:
             check_thread(self._thread)
-            self.waiting = {}
+            self.waiting = _NOBODY
             for waiter in waiting:
                 if not waiter.done():
                     waiter.set_result(None)
