@@ -9,6 +9,7 @@ import gc
 import importlib
 import inspect
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -245,6 +246,38 @@ LIBRARY = """
                 queue.put_nowait("letter")
         return (await gather(get(), put()))[0]
 """
+
+
+def test_it_is_enabled_in_two_threads_at_once_and_disabled_with_a_call_in_flight() -> None:
+    disable_trio()
+    before = modules_of_core()
+    barrier = threading.Barrier(4)
+
+    def switch() -> None:
+        barrier.wait(10)
+        for _ in range(3):
+            enable_trio()
+
+    threads = [threading.Thread(target=switch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    disable_trio()
+    assert same(modules_of_core(), before)
+    enable_trio()
+
+    async def step(value: int) -> int:
+        disable_trio()
+        return value + 1
+
+    chain = RunnableLambda(step) | RunnableParallel(a=RunnableLambda(_same))
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        trio.run(chain.ainvoke, 1)
+    enable_trio()
+    assert asyncio.run(chain.ainvoke(1)) == {"a": 2}
+    enable_trio()
+    assert trio.run(RunnableLambda(_same).ainvoke, 1) == 1
 
 
 @pytest.mark.parametrize("enable", ("before", "after"))
@@ -631,6 +664,19 @@ async def test_a_task_that_was_cancelled_on_its_own_in_a_cleanup() -> None:
                 await task
             with trio.CancelScope(shield=True), contextlib.suppress(NAMESPACE.CancelledError):
                 await task
+    assert scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_one_cannot_be_made_while_trios_is_handled() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.sleep(0)
+        except NAMESPACE.CancelledError:
+            with pytest.raises(TypeError):
+                raise NAMESPACE.CancelledError("enough") from None
+            raise
     assert scope.cancelled_caught
 
 
@@ -1055,6 +1101,26 @@ async def test_a_cancelled_thread_is_waited_for() -> None:
 
 
 @pytest.mark.trio
+async def test_what_the_loop_is_to_call_is_called_in_order(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = NAMESPACE.get_running_loop()
+    called: list[str] = []
+
+    async def in_asyncio() -> None:
+        loop.call_soon_threadsafe(called.append, "asyncio, in trio's thread")
+        loop.call_soon_threadsafe(called.remove, "never there")
+
+    asyncio.run(in_asyncio())
+    loop.call_soon(called.append, "a task, after it")
+    assert called == []
+    await trio.testing.wait_all_tasks_blocked()
+    loop.call_soon(called.append, "a task, at once")
+    assert called == ["asyncio, in trio's thread", "a task, after it", "a task, at once"]
+    assert "a callback of the loop failed" in caplog.text
+
+
+@pytest.mark.trio
 async def test_a_synchronous_call_on_trios_thread_runs_its_async_handlers() -> None:
     """langchain-core starts an asyncio loop of its own for them, in which all is asyncio's."""
     seen: list[bool] = []
@@ -1252,6 +1318,19 @@ def test_a_wrapped_generator_method_still_passes_for_one() -> None:
         return [chunk async for chunk in RunnableGenerator(inner.atransform).astream(1)]
 
     assert asyncio.run(main()) == trio.run(main) == [2]
+
+
+def test_trio_asyncio_has_both() -> None:
+    program = Path(__file__).parent / "on_trio_asyncio.py"
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 def test_trio_as_a_guest_of_asyncio() -> None:

@@ -58,7 +58,7 @@ def enable_trio(*packages: str) -> None:
 def disable_trio() -> None:
     """Undo `enable_trio()`, for langchain-core and all other packages.
 
-    Call it when nothing of them runs on trio. Without an `enable_trio()` before it does nothing.
+    Call it when nothing of them runs on trio: what does fails where it next uses asyncio. Without an `enable_trio()` before it does nothing.
     """
     enabling = sys.modules.get("langchain_anyio._trio._enabling")
     if enabling is not None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import logging
 import threading
 import warnings
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from functools import partial
@@ -55,7 +56,12 @@ class TrioLoop:
         self._loop = Loop()
         self._limiter = _Limiter(limiter())
         self._closed = False
-        self._of_handlers = TrioLoop(handler_limiter) if limiter is model_limiter else self
+        # What other threads, and asyncio's loops in this one, have the run call soon.
+        self._to_call: deque[Callable[[], object]] = deque()
+        self._of_handlers = self
+        if limiter is model_limiter:
+            self._of_handlers = TrioLoop(handler_limiter)
+            self._of_handlers._to_call = self._to_call
 
     def create_future(self) -> Future[Any]:
         return Future()
@@ -111,23 +117,27 @@ class TrioLoop:
     ) -> None:
         """Have the run call `callback`; may be called from any thread.
 
-        In a task of the run it is called at once, so that it keeps its place before whatever the task wakes.
+        In a task of the run it is called at once, so that it keeps its place before whatever the task wakes, unless there
+        are others still to call.
 
         Raises:
             RuntimeError: The run is over.
         """
         context = copy_context() if context is None else context
-        if on_trio() and running_loop() in {self, self._of_handlers}:
-            try:
-                context.run(callback, *args)
-            except Exception:
-                _logger.exception("a callback of the loop failed")
+        if not self._to_call and on_trio() and running_loop() in {self, self._of_handlers}:
+            _call(partial(context.run, callback, *args))
             return
-        if not self._loop.call_soon(lambda: context.run(callback, *args)):
+        self._to_call.append(partial(context.run, callback, *args))
+        if not self._loop.call_soon(self._call_next):
             self._closed = True
             raise RuntimeError("the trio run is over")
 
     call_soon = call_soon_threadsafe
+
+    def _call_next(self) -> None:
+        # It is there until it has been called: what it leads to comes after it.
+        _call(self._to_call[0])
+        self._to_call.popleft()
 
     def is_running(self) -> bool:
         return not self.is_closed()
@@ -202,6 +212,13 @@ class _Limiter:
 
     def release_on_behalf_of(self, borrower: object) -> None:
         self._limiter.release_on_behalf_of(borrower)
+
+
+def _call(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except Exception:
+        _logger.exception("a callback of the loop failed")
 
 
 def _nothing() -> None:
