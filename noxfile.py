@@ -29,6 +29,7 @@ SLOW = [
     "test_cancelled_everywhere.py",
     "test_cli.py",
     "test_handler_beside_the_original.py",
+    "test_interrupts.py",
     "test_load.py",
     "test_providers.py",
     "test_providers_stream.py",
@@ -136,9 +137,10 @@ def coverage(session: nox.Session) -> None:
 @nox.session(default=False)
 def long(session: nox.Session) -> None:
     """What takes too long for each commit; writes the table of docs/reliability.md."""
-    session.install(".[cli]", "--group", "test")
+    session.install(".[cli]", "--group", "test", "--group", "long")
     session.run(
-        *("pytest", "--long", "-m", "long or hypothesis", "--table", "docs/reliability.md"),
+        *("pytest", "--numprocesses=2", "--long", "-m", "long or hypothesis"),
+        *("--table", "docs/reliability.md"),
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "long"},
     )

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from ._cli import main
+try:
+    from ._cli import main
 
-sys.exit(main())
+    status = main()
+except KeyboardInterrupt:  # while it was imported, which takes longest
+    status = 130
+sys.exit(status)

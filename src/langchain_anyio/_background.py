@@ -8,12 +8,13 @@ no other of the streaming layers, knows the backends by name.
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
+
+T = TypeVar("T")
 
 # asyncio keeps but weak references to its tasks; these go with their loop, however it ends.
 _tasks: RunVar[set[asyncio.Future[None]]] = RunVar("langchain_anyio_tasks")
@@ -185,6 +188,13 @@ def start(
                 await func()
             except (KeyboardInterrupt, SystemExit):
                 pass
+            except BaseExceptionGroup as exc:
+                # Where a task below this one begins or ends, in anyio's hands, an interrupt comes in all the same.
+                interrupts, others = exc.split(KeyboardInterrupt)
+                if others is not None and not is_cancellation(others):
+                    raise
+                if interrupts is not None:
+                    signal.raise_signal(signal.SIGINT)
             except BaseException as exc:
                 if isinstance(exc, trio.Cancelled) or not is_cancellation(exc):
                     raise
@@ -314,9 +324,35 @@ def start_in(tasks: TaskGroup, coroutine: Coroutine[Any, Any, Any], *, name: str
     """Start `coroutine` in a task group; whoever made it closes it when the group is over.
 
     For asyncio drops the coroutine of a task that is natively cancelled before it begins, and Python
-    then warns that it was never awaited.
+    then warns that it was never awaited. And trio raises `KeyboardInterrupt` wherever it may; in a task below
+    a system task, that would take the whole run down.
     """
-    tasks.start_soon(lambda: coroutine, name=name)
+    if backend() == "trio":
+        tasks.start_soon(_trio_uninterrupted(), coroutine, name=name)
+    else:
+        tasks.start_soon(lambda: coroutine, name=name)
+
+
+async def uninterrupted(func: Callable[[], Awaitable[T]]) -> T:
+    """Await what `func` returns; on trio no `KeyboardInterrupt` is raised in it, but where the main task waits.
+
+    On asyncio, from Python 3.11 on, a cancellation of the main task stands in its place.
+    """
+    if backend() == "trio":
+        uninterrupted = _trio_uninterrupted()
+        return cast("T", await uninterrupted(func()))
+    return await func()
+
+
+@cache
+def _trio_uninterrupted() -> Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]:
+    import trio
+
+    @trio.lowlevel.enable_ki_protection
+    async def uninterrupted(awaitable: Awaitable[Any]) -> Any:
+        return await awaitable
+
+    return uninterrupted
 
 
 class _Warning:

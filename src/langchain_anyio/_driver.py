@@ -37,6 +37,7 @@ from ._background import (
     start,
     start_in,
     start_surely,
+    uninterrupted,
     warn_of_leak,
 )
 from ._chunks import ChunkBridge, message_to_events
@@ -274,7 +275,9 @@ class _Owner:
         self._run = run
 
     def __del__(self) -> None:
-        self._run.dropped(self)
+        run = getattr(self, "_run", None)  # none if it was interrupted as it was made
+        if run is not None:
+            run.dropped(self)
 
 
 @final
@@ -334,6 +337,9 @@ class ModelRun(Run):
         """Start the run, unless it has started or was closed before."""
         if self._loop is not None or self._closed_unstarted:
             return
+        await uninterrupted(self._start)
+
+    async def _start(self) -> None:
         self._loop = Loop()
         self._calls = ThreadCalls(self._loop)
         self._dispatch = Dispatcher(self._calls)
