@@ -140,7 +140,7 @@ def long(session: nox.Session) -> None:
     session.install(".[cli]", "--group", "test", "--group", "long")
     session.run(
         *("pytest", "--numprocesses=2", "--long", "-m", "long or hypothesis"),
-        *("--table", "docs/reliability.md"),
+        "--table=docs/reliability.md",
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "long"},
     )

@@ -6,7 +6,7 @@
 
 A test says so after each piece of its work, as often as it likes, also in each example of Hypothesis. Cases count for the
 backend that the test runs on, or for the one named. Each thing tried is a row, and what comes before its colon the table
-that the row stands in. `pytest --table docs/reliability.md` writes the tables into that file, in place of those it has.
+that the row stands in. `pytest --table=docs/reliability.md` writes the tables into that file, in place of those it has.
 """
 
 from __future__ import annotations
