@@ -52,9 +52,10 @@ class Model(BaseChatModel):
         for number in range(self.count):
             if self.paced:
                 await anyio.lowlevel.cancel_shielded_checkpoint()
+            piece = chunk(f"{number % 10_000:4} " if self.distinct else TEXT)
             if number == 0 and self.yielded is not None:
                 self.yielded()
-            yield chunk(f"{number % 10_000:4} " if self.distinct else TEXT)
+            yield piece
 
 
 async def v3(model: BaseChatModel) -> PeerStream:

@@ -251,8 +251,9 @@ class ChunkBridge:
             return ()
         self._end_run()
         self._plain = None
-        events = self._feed_any(message, chunk.generation_info)
-        if _is_plain(message) and _stays_plain(message.response_metadata.get("model_provider")):
+        plain = _is_plain(message) and _stays_plain(message.response_metadata.get("model_provider"))
+        events = self._feed_any(message, chunk.generation_info, plain=plain)
+        if plain:
             self._plain = self._blocks.get(_TEXT_KEY)
             self.text_index = -1 if self._plain is None else self._plain.index
             self._plain_metadata = message.response_metadata.copy()
@@ -320,7 +321,7 @@ class ChunkBridge:
         return [*events, finish]
 
     def _feed_any(
-        self, message: AIMessageChunk, generation_info: dict[str, Any] | None
+        self, message: AIMessageChunk, generation_info: dict[str, Any] | None, *, plain: bool
     ) -> Sequence[MessagesData]:
         events: list[Any] = []
         metadata = {**(generation_info or {}), **message.response_metadata}
@@ -335,11 +336,20 @@ class ChunkBridge:
         if not self._started:
             self._started = True
             events.append(self._start_of(message))
-        try:
-            blocks = cast("Sequence[Any]", message.content_blocks)
-        except Exception:  # noqa: BLE001
-            # A chunk that cannot be understood adds no block; what it says besides still counts.
-            blocks = ()
+        if (
+            plain
+            and message.content
+            and type(message) is AIMessageChunk
+            and "output_version" not in message.response_metadata
+        ):
+            # The first text mostly is, and the first delta waits for this.
+            blocks: Sequence[Any] = ({"type": "text", "text": message.content},)
+        else:
+            try:
+                blocks = cast("Sequence[Any]", message.content_blocks)
+            except Exception:  # noqa: BLE001
+                # A chunk that cannot be understood adds no block; what it says besides still counts.
+                blocks = ()
         for position, block in enumerate(blocks):
             if not isinstance(block, dict):
                 continue
