@@ -64,6 +64,23 @@ def ours(
     return groups, None
 
 
+def beside_an_accumulator(chunks: list[ChatGenerationChunk], message_id: str | None) -> Groups:
+    """The same where the plain text is kept by who takes the events."""
+    accumulator = Accumulator()
+    bridge = ChunkBridge(message_id, None, accumulator.text_of)
+    groups: Groups = []
+
+    def take(events: Any) -> None:
+        groups.append(list(copy.deepcopy(events)))
+        for event in events:
+            accumulator.feed(event)
+
+    for chunk in chunks:
+        take(bridge.feed(chunk))
+    take(bridge.finish())
+    return groups
+
+
 def compare(chunks: list[ChatGenerationChunk], message_id: str | None = None) -> Groups:
     # Some translators change the chunk that they read.
     their_info: dict[str, Any] = {}
@@ -74,6 +91,8 @@ def compare(chunks: list[ChatGenerationChunk], message_id: str | None = None) ->
     assert mine[1] is theirs[1]
     assert our_info == their_info
     assert ours(copy.deepcopy(chunks), message_id, None) == mine
+    if mine[1] is None:
+        assert beside_an_accumulator(copy.deepcopy(chunks), message_id) == mine[0]
     return mine[0]
 
 

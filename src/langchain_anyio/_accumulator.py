@@ -128,6 +128,12 @@ class _Prose:
             self._index = index
         return self._name, piece
 
+    def text_of(self, index: Any) -> str:
+        """Return the text of a block, which is kept in one piece from now on."""
+        pieces = self.blocks.get(index, [])
+        pieces[:] = ["".join(pieces)]
+        return pieces[0]
+
     def settle(self, whole: Any, index: Any) -> tuple[Any, Delta | None]:
         """Take a finished block, whose own text wins over that of its deltas.
 
@@ -407,6 +413,10 @@ class Accumulator:
         elif kind == "error":
             self.fail(RuntimeError(event.get("message", "Unknown error")))
         return None
+
+    def text_of(self, index: int) -> str:
+        """Return the text of the deltas at an index so far."""
+        return self._text.text_of(index)
 
     def grow_text(self, text: str, index: int) -> None:
         """Take the event of a piece of text, which is its delta too; the message has not ended."""

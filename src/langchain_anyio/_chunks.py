@@ -17,7 +17,7 @@ from ._core import (
 from ._core import message_to_events as message_to_events
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from langchain_core.outputs import ChatGenerationChunk
     from langchain_protocol.protocol import MessagesData
@@ -96,10 +96,12 @@ def _delta_of(block: Mapping[str, Any]) -> dict[str, Any] | None:
 class _Block:
     """A block as far as it has come."""
 
-    __slots__ = ("_fields", "_grown", "_name", "index")
+    __slots__ = ("_fields", "_grown", "_name", "index", "replaced")
 
     def __init__(self, index: int, block: Mapping[str, Any]) -> None:
         self.index = index
+        self.replaced = False
+        """Whether it is not made of all of its slices."""
         self._replace(block)
 
     def _replace(self, block: Mapping[str, Any]) -> None:
@@ -112,6 +114,7 @@ class _Block:
         name = _GROWING.get(kind, "data")
         if block.get("type") != kind or (name == "data" and "data" not in block):
             self._replace(block)
+            self.replaced = True
             return
         if self._grown is None:
             start = self._fields.get(name, "")
@@ -135,9 +138,12 @@ class _Block:
         else:
             self._grown.append(text)
 
-    def finished(self) -> dict[str, Any]:
+    def finished(self, text: str | None) -> dict[str, Any]:
+        """Return the whole block; its text is `text`, if that is given."""
         fields = self._fields
-        if self._grown is not None:
+        if text is not None:
+            fields["text"] = text
+        elif self._grown is not None:
             fields[self._name] = self._grown.value
         kind = fields.get("type")
         if kind not in _FINISHED_CALL:
@@ -187,6 +193,7 @@ class ChunkBridge:
     Args:
         message_id: The id of the message; without one, that of the first chunk.
         generation_info: Where to put metadata that is for tracing alone and not for the message.
+        text_of: Gives the text of the text-deltas at an index. With it the bridge keeps no plain text itself.
 
     Ports `langchain_core.language_models._compat_bridge.chunks_to_events`, event for event.
     """
@@ -195,12 +202,14 @@ class ChunkBridge:
         "_additional_kwargs",
         "_blocks",
         "_generation_info",
+        "_left_out",
         "_message_id",
         "_plain",
         "_plain_metadata",
         "_response_metadata",
         "_run",
         "_started",
+        "_text_of",
         "_usage",
         "text_index",
     )
@@ -209,8 +218,12 @@ class ChunkBridge:
         self,
         message_id: str | None = None,
         generation_info: dict[str, Any] | None = None,
+        text_of: Callable[[int], str] | None = None,
     ) -> None:
         self._message_id = message_id
+        self._text_of = text_of
+        self._left_out: set[int] = set()
+        """The indexes of blocks that lack the text that `text_of` gives."""
         self._generation_info = generation_info
         self._started = False
         self._blocks: dict[Any, _Block] = {}
@@ -289,8 +302,12 @@ class ChunkBridge:
         return text
 
     def _end_run(self) -> None:
-        if self._run and self._plain is not None:
-            self._plain.append("".join(self._run))
+        plain = self._plain
+        if self._run and plain is not None:
+            if self._text_of is None or plain.replaced:
+                plain.append("".join(self._run))
+            else:
+                self._left_out.add(plain.index)
             self._run.clear()
 
     def finish(self) -> Sequence[MessagesData]:
@@ -306,7 +323,7 @@ class ChunkBridge:
             {
                 "event": "content-block-finish",
                 "index": block.index,
-                "content": block.finished(),
+                "content": block.finished(self._text_left_out(block)),
             }
             for block in self._blocks.values()
         ]
@@ -319,6 +336,11 @@ class ChunkBridge:
             if value:
                 finish[key] = value
         return [*events, finish]
+
+    def _text_left_out(self, block: _Block) -> str | None:
+        if self._text_of is None or block.replaced or block.index not in self._left_out:
+            return None
+        return self._text_of(block.index)
 
     def _feed_any(
         self, message: AIMessageChunk, generation_info: dict[str, Any] | None, *, plain: bool

@@ -544,7 +544,7 @@ class ModelRun(Run):
         if source.gives == "events":
             await self._pump(run, items, lambda event: (event,))
         else:
-            bridge = ChunkBridge(message_id, self._generation_info)
+            bridge = ChunkBridge(message_id, self._generation_info, self._state.accumulator.text_of)
             await self._pump(run, items, bridge.feed, bridge.finish, bridge)
 
     async def _pump(
