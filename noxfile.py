@@ -34,6 +34,7 @@ SLOW = [
     "test_providers.py",
     "test_providers_stream.py",
     "test_readme.py",
+    "test_secrets.py",
     "test_trio_runtime_providers_trio.py",
     "test_trio_runtime_trio.py",
     "test_ways_people_use_them.py",
