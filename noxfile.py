@@ -140,8 +140,7 @@ def long(session: nox.Session) -> None:
     """What takes too long for each commit; writes the table of docs/reliability.md."""
     session.install(".[cli]", "--group", "test", "--group", "long")
     session.run(
-        *("pytest", "--numprocesses=2", "--long", "-m", "long or hypothesis"),
-        "--table=docs/reliability.md",
+        *("pytest", "--numprocesses=2", "--long", "--table=docs/reliability.md"),
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "long"},
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from tally import Tally
 
@@ -47,7 +47,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--long", action="store_true", help="also run the tests marked long")
     parser.addoption(
-        "--table", metavar="FILE", type=Path, help="write what was tried how often into that file"
+        "--table",
+        metavar="FILE",
+        type=Path,
+        help="run what counts what it tries, and write that into the file",
     )
 
 
@@ -109,6 +112,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # A test that has nothing to do with a backend is run once, beside asyncio's.
         wanted = on_anyio or ("trio" if on_trio else "asyncio") in selected
         if item.get_closest_marker("long") is not None and not config.getoption("--long"):
+            wanted = False
+        # What goes into the table, and what makes up its cases.
+        counts = hasattr(getattr(item, "module", None), "tried")
+        if config.getoption("--table") and not (
+            counts or is_hypothesis_test(getattr(item, "obj", None))
+        ):
             wanted = False
         (kept if wanted else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
