@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from benchmarks import handlers, memory, streams
+from benchmarks import agents, handlers, memory, streams
 
-CASES = [*streams.CASES, *handlers.CASES, *memory.CASES]
+CASES = [*streams.CASES, *handlers.CASES, *memory.CASES, *agents.CASES]
