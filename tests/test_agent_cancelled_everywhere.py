@@ -18,10 +18,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from cancelling import Victim, ticks, ways_to_cancel
 from langchain_anyio import disable_trio, enable_trio, open_stream
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:The v3 streaming protocol"),
-]
+pytestmark = pytest.mark.anyio
 
 # Scheduling points from one that is tried to the next.
 STEP = 2

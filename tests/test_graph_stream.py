@@ -33,10 +33,7 @@ from langchain_anyio import (
     open_stream,
 )
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:The v3 streaming protocol"),
-]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(autouse=True)

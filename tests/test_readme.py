@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from langchain_core.language_models import FakeListChatModel
 
-from loopback import Reply, Scenario, Text, provider_server
+from loopback import Reply, Scenario, Text, ToolCall, provider_server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,6 +24,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PROGRAMS = [example for example in EXAMPLES if "anyio.run(" in example]
 BEFORE, AFTER, *MORE = (example for example in EXAMPLES if example not in PROGRAMS)
+CALL = ToolCall("look_up", '{"topic": "water"}', call_id="call_1")
 ANSWER = "Bubbles rise and disappear."
 
 
@@ -41,8 +42,12 @@ def test_a_program_prints_what_the_provider_answers(
     name, options = anyio_backend
     on_this_backend = f"backend={name!r}, backend_options={options!r}"
     assert program.count('backend="trio"') == 1
+    answer = Scenario(Reply(Text("Bubbles rise", " and disappear.")))
+    is_agent = "create_agent" in program
     with provider_server() as server:
-        endpoint = server.serve(Scenario(Reply(Text("Bubbles rise", " and disappear."))))
+        endpoint = server.serve(
+            Scenario(Reply(CALL), then=answer) if is_agent else answer,
+        )
         done = subprocess.run(
             [sys.executable, "-c", program.replace('backend="trio"', on_this_backend)],
             env={**os.environ, "OPENAI_API_KEY": "unused", "OPENAI_BASE_URL": endpoint.openai_url},
@@ -53,6 +58,7 @@ def test_a_program_prints_what_the_provider_answers(
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(ANSWER)
+    assert ("water is wet" in str(endpoint.exchanges[-1].body)) == is_agent
 
 
 @pytest.mark.anyio

@@ -227,9 +227,14 @@ class GraphRun:
                 raise RuntimeError(
                     "graphs run on trio with langchain_anyio.enable_trio(), called before anything runs"
                 )
-            run = self.run_stream = _at_once(
-                self._graph.astream_events(self._input, self._config, version="v3", **self._kwargs)
-            )
+            with warnings.catch_warnings():
+                # Whoever calls this has not chosen a version.
+                warnings.filterwarnings("ignore", "The v3 streaming protocol")
+                run = self.run_stream = _at_once(
+                    self._graph.astream_events(
+                        self._input, self._config, version="v3", **self._kwargs
+                    )
+                )
             # Neither its pump nor the channel of all events has a public name.
             run._mux.bind_apump(self.advance)
             self._take_over(run._mux._events, self.events)

@@ -45,6 +45,7 @@ class Scenario:
         halfway: Whether half of the next frame comes before the fault.
         gated: Whether each frame waits to be let through by `Exchange.release`.
         keepalive: Seconds between comments that are sent during a stall; none if zero.
+        then: How it answers from the second request on, if otherwise.
     """
 
     reply: Reply = field(default_factory=lambda: Reply(Text("Hello", ", ", "world", ".")))
@@ -54,6 +55,7 @@ class Scenario:
     halfway: bool = False
     gated: bool = False
     keepalive: float = 0
+    then: Scenario | None = None
 
 
 class _Signal:
@@ -306,6 +308,8 @@ class ProviderServer:
             async def answer(request: Request) -> Any:
                 endpoint = self._endpoints[request.path_params["name"]]
                 scenario = endpoint.scenario
+                if scenario.then is not None and endpoint.exchanges:
+                    scenario = scenario.then
                 body = await request.json()
                 connection = self._connections[request.scope["client"]]
                 frames = functools.partial(wire.frames, scenario.reply, body)
