@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import subprocess
@@ -11,16 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
+import openai
 import pytest
 import trio
 import trio.testing
 from langchain_classic.callbacks.streaming_aiter import AsyncIteratorCallbackHandler
+from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
+from langchain_openai import OpenAIEmbeddings
 
 from langchain_anyio import disable_trio, enable_trio
+from langchain_anyio._providers import embeddings_for_current_loop
 from loopback import ProviderServer, Reply, Scenario, Text
 from loopback.models import anthropic_messages, chat_completions
 
@@ -68,6 +74,75 @@ def test_a_chain_runs_on_one_event_loop_after_another(
         whole, chunks = run()
         assert whole == "".join(chunks) == "Bubbles rise and disappear."
         assert len([chunk for chunk in chunks if chunk]) == 2
+
+
+class Nearest(BaseRetriever):
+    """Finds the text whose embedding is next to that of the query."""
+
+    embeddings: Any
+    texts: list[str]
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        raise NotImplementedError
+
+    async def _aget_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        there = await self.embeddings.aembed_documents(self.texts)
+        here = await self.embeddings.aembed_query(query)
+        distances = [math.dist(here, vector) for vector in there]
+        return [Document(self.texts[distances.index(min(distances))])]
+
+
+@pytest.mark.parametrize("package", ("langchain_openai", "langchain_classic"))
+def test_a_retriever_asks_for_embeddings_on_one_event_loop_after_another(
+    server: ProviderServer, package: str
+) -> None:
+    disable_trio()
+    enable_trio(package)  # the embeddings are covered, whether their package is or not
+    base_url = server.serve(ANSWER).openai_url
+    embeddings = OpenAIEmbeddings(
+        base_url=base_url,
+        api_key="unused",
+        max_retries=0,
+        check_embedding_ctx_length=False,  # for that it would fetch a table of tokens
+        model_kwargs={"encoding_format": "float"},
+    )
+    chain = RunnableLambda(step) | Nearest(embeddings=embeddings, texts=["water", "www"])
+
+    async def main() -> str:
+        (document,) = await chain.ainvoke("ww")
+        return str(document.page_content)
+
+    client = embeddings.async_client
+    for _ in range(2):
+        assert trio.run(main) == "www"
+
+    async def main_of_asyncio() -> str:
+        try:
+            return await main()
+        finally:
+            await client._client.close()  # as on asyncio nobody else does
+
+    assert asyncio.run(main_of_asyncio()) == "www"
+    assert trio.run(main) == "www"
+    assert embeddings.async_client is client
+
+
+def test_embeddings_with_a_client_of_the_users_keep_it(server: ProviderServer) -> None:
+    async def main() -> None:
+        async with openai.DefaultAsyncHttpxClient() as http:
+            options: dict[str, Any] = {"api_key": "unused", "check_embedding_ctx_length": False}
+            own = OpenAIEmbeddings(http_async_client=http, **options)
+            assert embeddings_for_current_loop(own) is own
+        proxied = OpenAIEmbeddings(openai_proxy=server.url, **options)
+        copy = embeddings_for_current_loop(proxied)
+        assert copy is not proxied
+        assert embeddings_for_current_loop(copy) is copy
+        assert embeddings_for_current_loop(proxied).async_client._client._client is (
+            copy.async_client._client._client
+        )
+        assert embeddings_for_current_loop("no embeddings") == "no embeddings"
+
+    trio.run(main)
 
 
 def test_a_cancelled_chain_has_closed_its_connection(server: ProviderServer) -> None:

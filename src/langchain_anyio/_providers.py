@@ -56,6 +56,33 @@ def for_current_loop(model: BaseChatModel) -> BaseChatModel:
     return model
 
 
+def embeddings_for_current_loop(embeddings: Any) -> Any:
+    """The embeddings to ask on the current event loop: as `for_current_loop`, for `OpenAIEmbeddings`."""
+    openai_embeddings = sys.modules.get("langchain_openai.embeddings.base")
+    if openai_embeddings is None or not isinstance(embeddings, openai_embeddings.OpenAIEmbeddings):
+        return embeddings
+    openai = sys.modules["openai"]
+    sdk = _http_client(
+        embeddings.async_client
+    )  # a part of its API shows its client as that shows its own
+    used = _http_client(sdk)
+    proxy = embeddings.openai_proxy or None
+    # Without the user's own, it is one that the SDK has opened, or langchain-openai for the proxy.
+    own_of_proxy = proxy and used is embeddings.http_async_client
+    if not own_of_proxy and not _is_default(used, openai, embeddings, object):
+        return embeddings
+
+    def open_client() -> Any:
+        options = {"proxy": proxy} if proxy else {}
+        return openai.DefaultAsyncHttpxClient(
+            base_url=used.base_url, timeout=used.timeout, **options
+        )
+
+    http = _loop_clients().get((openai, *_settings(used), proxy), open_client)
+    changes = {"async_client": sdk.with_options(http_client=http).embeddings}
+    return embeddings.model_copy(update=changes)
+
+
 def _openai_for_current_loop(model: Any) -> BaseChatModel:
     changes: dict[str, Any] = {}
     sdk, completions = model.root_async_client, model.async_client

@@ -328,8 +328,21 @@ class ProviderServer:
 
             return Route(path, answer, methods=["POST"])
 
+        async def embeddings(request: Request) -> Any:
+            texts = (await request.json())["input"]
+            vectors = [[float(len(text)), float(text.count("w"))] for text in texts]
+            data = [
+                {"object": "embedding", "index": index, "embedding": vector}
+                for index, vector in enumerate(vectors)
+            ]
+            usage = {"prompt_tokens": 1, "total_tokens": 1}
+            return JSONResponse(
+                {"object": "list", "model": "loopback", "data": data, "usage": usage}
+            )
+
         routes = Starlette(
             routes=[
+                Route("/{name}/v1/embeddings", embeddings, methods=["POST"]),
                 route("/{name}/v1/chat/completions", CHAT_COMPLETIONS),
                 route("/{name}/openai/deployments/{deployment}/chat/completions", CHAT_COMPLETIONS),
                 route("/{name}/v1/responses", RESPONSES),

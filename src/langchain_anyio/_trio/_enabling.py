@@ -20,8 +20,15 @@ from ._wrapping import libraries, wrappers
 
 LANGCHAIN_CORE: Final = "langchain_core"
 # Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are part of its namespace;
-# langchain has langsmith trace the middleware of its agents.
-COVERED: Final = (LANGCHAIN_CORE, "langsmith", "langgraph", "langchain")
+# langchain has langsmith trace the middleware of its agents. A retriever's embeddings use no asyncio, but a client of
+# their own that belongs to one event loop.
+COVERED: Final = (
+    LANGCHAIN_CORE,
+    "langsmith",
+    "langgraph",
+    "langchain",
+    "langchain_openai.embeddings",
+)
 
 # Modules of langchain-core that call callback handlers.
 _OF_HANDLERS: Final = frozenset({"langchain_core.callbacks.manager", "langchain_core.tracers.base"})

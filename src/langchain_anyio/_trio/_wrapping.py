@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from trio.lowlevel import checkpoint
 
-from langchain_anyio._providers import for_current_loop
+from langchain_anyio._providers import embeddings_for_current_loop, for_current_loop
 
 from ._contexts import InContext
 from ._langgraph import WRAPPERS_OF_LANGGRAPH
@@ -74,7 +74,7 @@ def _wrapped(cls: type, name: str, function: Callable[..., Any]) -> Callable[...
     if wrap := _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}.{name}"):
         wrapped = wrap(wrapped)
     if name in OF_CHAT_MODELS and _is_chat_model(cls):
-        wrapped = _of_this_loop(wrapped)
+        wrapped = _of_this_loop(wrapped, for_current_loop)
     if name in GENERATORS and inspect.isasyncgenfunction(function):
         wrapped = _closing_what_it_starts(wrapped)
     elif name in COROUTINES and inspect.iscoroutinefunction(function):
@@ -157,10 +157,10 @@ def _belongs_to_an_owner(caller: FrameType) -> bool:
     return name.partition(".")[0] in libraries and Owner.is_current_here()
 
 
-def _of_this_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+def _of_this_loop(function: Callable[..., Any], choose: Callable[[Any], Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return function(for_current_loop(self) if on_trio() else self, *args, **kwargs)
+        return function(choose(self) if on_trio() else self, *args, **kwargs)
 
     return call
 
@@ -243,5 +243,8 @@ _BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
     "langchain_core.tools.base.coro_with_context": _coro_with_context,
     "langchain_core.tracers.memory_stream._SendStream.close": _on_the_loop_of_the_reader,
     "langchain_core.tracers.memory_stream._SendStream.send_nowait": _on_the_loop_of_the_reader,
+    "langchain_openai.embeddings.base.OpenAIEmbeddings.aembed_documents": functools.partial(
+        _of_this_loop, choose=embeddings_for_current_loop
+    ),
     **WRAPPERS_OF_LANGGRAPH,
 }
