@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from benchmarks import agents, handlers, memory, streams
+from benchmarks import agents, chains, handlers, memory, streams
 
-CASES = [*streams.CASES, *handlers.CASES, *memory.CASES, *agents.CASES]
+CASES = [*streams.CASES, *handlers.CASES, *memory.CASES, *chains.CASES, *agents.CASES]
