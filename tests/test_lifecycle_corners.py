@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import traceback
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import anyio
+import anyio.to_thread
 import pytest
+from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnablePassthrough
 
-from langchain_anyio import StreamCancelledError, _driver, open_stream
+from cancelling import settle, ticks
+from langchain_anyio import (
+    StreamCancelledError,
+    _driver,
+    disable_trio,
+    enable_trio,
+    open_stream,
+)
 from langchain_anyio._background import backend
-from models import AEventsModel, AStreamModel, AsyncRecorder, Gate, Recorder, chunk
+from models import (
+    AEventsModel,
+    AGenerateModel,
+    AStreamModel,
+    AsyncRecorder,
+    EventsModel,
+    Gate,
+    Recorder,
+    StreamModel,
+    chunk,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -212,6 +235,161 @@ def test_native_cancellation_during_the_cleanup() -> None:
     asyncio.run(main())
     for handler in (recorder, other):
         assert handler.ends() == ["on_llm_error"]
+
+
+async def test_the_runs_around_a_model_are_told_of_the_end_when_its_report_is_cut_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_driver, "CLEANUP_SECONDS", 1.5)
+    monkeypatch.setattr(_driver, "OWN_SECONDS", 0.5)
+
+    def react(name: str) -> Any:
+        return anyio.sleep_forever() if name == "on_llm_error" else None
+
+    slow, other = AsyncRecorder(react), AsyncRecorder()
+    slow.run_inline = True
+    chain = RunnablePassthrough[str]() | AStreamModel(before=Gate(1))
+    if backend() == "trio":
+        enable_trio()
+    try:
+        stream = open_stream(chain, "hi", config_of(slow, other))
+        assert await stream.text.__aiter__().__anext__() == "one "
+        with pytest.warns(ResourceWarning, match=r"AsyncRecorder\.on_llm_error"):
+            with anyio.fail_after(30):
+                await stream.aclose()
+    finally:
+        disable_trio()
+    for recorder in (slow, other):
+        assert recorder.names().count("on_chain_error") == 1
+        assert recorder.ends() == ["on_llm_error"]
+
+
+# Where a run is opened
+
+
+async def test_within_a_lambda_the_lambda_is_the_parent() -> None:
+    recorder = AsyncRecorder()
+
+    async def ask(text: str, config: RunnableConfig) -> str:
+        return (await open_stream(AStreamModel(), text, config)).text
+
+    async def implicitly(text: str) -> str:
+        return (await open_stream(AStreamModel(), text)).text
+
+    async def main() -> None:
+        config: Any = {"callbacks": [recorder], "tags": ["mine"]}
+        assert await RunnableLambda(ask).ainvoke("hi", config) == "one two three"
+        if sys.version_info >= (3, 11):  # before, asyncio's tasks take no context
+            assert await RunnableLambda(implicitly).ainvoke("hi", config) == "one two three"
+
+    # langchain-core's own part runs on asyncio.
+    await anyio.to_thread.run_sync(asyncio.run, main())
+    told = {"on_chain_start": [], "on_chat_model_start": []}  # type: dict[str, list[Any]]
+    for name, _, kwargs in recorder.told:
+        if name in told:
+            told[name].append(kwargs)
+    assert len(told["on_chat_model_start"]) == 1 + (sys.version_info >= (3, 11))
+    for chain, model in zip(*told.values(), strict=True):
+        assert model["parent_run_id"] == chain["run_id"]
+        assert "mine" in model["tags"]
+    assert recorder.ends() == ["on_llm_end"] * len(told["on_chain_start"])
+
+
+async def test_with_a_manager_as_callbacks() -> None:
+    recorder, own = AsyncRecorder(), Recorder()
+    parent = uuid4()
+    manager = AsyncCallbackManager(
+        [recorder, own], inheritable_handlers=[recorder], parent_run_id=parent, tags=["its"]
+    )
+    async with open_stream(AStreamModel(), "hi", {"callbacks": manager}) as stream:
+        assert (await stream).text == "one two three"
+    for handler in (recorder, own):
+        assert handler.ends() == ["on_llm_end"]
+        assert all(kwargs["parent_run_id"] == parent for _, _, kwargs in handler.told)
+        assert all("its" in kwargs["tags"] for _, _, kwargs in handler.told)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+@pytest.mark.parametrize("kind", (AStreamModel, StreamModel, AEventsModel, AGenerateModel))
+def test_where_tasks_begin_at_once(kind: Any) -> None:
+    recorder, threaded = AsyncRecorder(), Recorder()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        config = config_of(recorder, threaded)
+        for _ in range(2):
+            async with open_stream(kind(), "hi", config) as stream:
+                assert "".join([delta async for delta in stream.text]) == "one two three"
+                assert (await stream).text == "one two three"
+        async with open_stream(AStreamModel(before=Gate(1)), "hi", config) as stream:
+            async for _ in stream.text:
+                break
+        stream = open_stream(AStreamModel(before=Gate(1)), "hi", config)
+        task = asyncio.ensure_future(stream._wait())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert stream.done
+
+    asyncio.run(main())
+    for handler in (recorder, threaded):
+        assert handler.ends()[:3] == ["on_llm_end", "on_llm_end", "on_llm_error"]
+        assert len(handler.ends()) == handler.names().count("on_chat_model_start")
+
+
+def test_dropped_as_plain_asyncio_ends() -> None:
+    recorder = AsyncRecorder()
+
+    async def main() -> None:
+        stream = open_stream(AStreamModel(words=LONG, before=Gate(1)), "hi", config_of(recorder))
+        await stream.text.__aiter__().__anext__()
+
+    with pytest.warns(ResourceWarning, match="dropped"):
+        asyncio.run(main())
+        gc.collect()
+    assert recorder.ends() == ["on_llm_error"]
+
+
+# Limits
+
+
+@pytest.mark.parametrize("kind", (AEventsModel, EventsModel))
+async def test_native_producers_are_held_back(kind: Any) -> None:
+    limit = 3
+    async with open_stream(kind(words=LONG[:100]), "hi", max_buffer_size=limit) as stream:
+        cursor = stream.__aiter__()
+        for taken in range(1, 30):
+            await cursor.__anext__()
+            await settle()
+            assert stream._state.flow.produced <= taken + limit
+        # Who waits for all of it holds nothing back.
+        assert (await stream).text == "".join(LONG[:100])
+
+
+async def test_interleaved_cursors_miss_nothing_of_what_is_dropped() -> None:
+    words = LONG[:1000]
+    async with open_stream(
+        AStreamModel(words=words), "hi", replay=False, max_buffer_size=10
+    ) as stream:
+        slow, fast = stream.interleave("text"), stream.interleave()
+        passing = stream.interleave("text", "reasoning")
+        assert (await passing.__anext__())[1] == words[0]
+        del passing
+        got: list[list[str]] = [[], []]
+
+        async def read(cursor: Any, into: list[str], pause: int) -> None:
+            async for _, delta in cursor:
+                into.append(delta)
+                await ticks(pause)
+                # What both have passed is dropped, once it is half of what is there.
+                apart = abs(len(got[0]) - len(got[1]))
+                assert len(stream._state.text.deltas) <= 2 * apart + 200
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read, slow, got[0], 2)
+            tasks.start_soon(read, fast, got[1], 0)
+    assert got == [words, words]
 
 
 async def test_what_is_no_input_is_refused() -> None:
