@@ -63,7 +63,7 @@ from langchain_anyio._trio._namespace import (
     ON_TRIO,
     Namespace,
 )
-from langchain_anyio._trio._survey import uses
+from langchain_anyio._trio._survey import out_of_reach, uses
 from langchain_anyio._trio._v3 import StreamOfCore
 from models import AsyncRecorder, Recorder
 
@@ -120,6 +120,50 @@ def test_the_namespace_has_each_name_that_is_used(package: str) -> None:
     ]
     assert not missing, "\n".join(missing)
     assert sum(1 for _ in uses(package)) >= 9  # it has read the package
+
+
+@pytest.mark.parametrize(
+    "package",
+    (
+        "langchain_core",
+        "langchain_openai",
+        "langchain_classic",
+        "langchain",
+        "langgraph",
+        "langsmith",
+    ),
+)
+def test_nothing_that_is_used_is_out_of_reach(package: str) -> None:
+    found = [
+        f"{use.file}:{use.line}: {use.name}"
+        for use in out_of_reach(package)
+        # Clients of remote machines, which a chain has no use for.
+        if "langsmith/sandbox" not in use.file.as_posix()
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_what_is_out_of_reach_is_found(module: Callable[[str], ModuleType]) -> None:
+    loaded = module("""
+        import asyncio, asyncio.locks
+        from asyncio import CancelledError as Gone, sleep
+        from asyncio.queues import Queue
+        from json import loads as other
+
+        def f(pause=sleep, *, lock=asyncio.Lock):
+            import asyncio as aio
+            from asyncio import gather
+            import json
+    """)
+    assert [(use.line, use.name) for use in out_of_reach(loaded.__name__)] == [
+        (2, "import asyncio, asyncio.locks"),
+        (3, "from asyncio import CancelledError as Gone, sleep"),
+        (4, "from asyncio.queues import Queue"),
+        (8, "import asyncio as aio in a function"),
+        (9, "from asyncio import gather in a function"),
+        (7, "sleep as a default"),
+        (7, "asyncio.Lock as a default"),
+    ]
 
 
 def has(name: str) -> bool:

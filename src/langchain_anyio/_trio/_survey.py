@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 
 class Use(NamedTuple):
@@ -44,6 +45,44 @@ def uses(package: str) -> Iterator[Use]:
                     yield Use(path, node.lineno, node.attr)
                 elif kind := _kind(node.value, modules, kinds):
                     yield Use(path, node.lineno, f"{kind}.{node.attr}")
+
+
+def out_of_reach(package: str) -> Iterator[Use]:
+    """Find what a package takes of asyncio in a way that another namespace in its modules does not reach.
+
+    That is what an import within a function, or of a module inside asyncio, binds; the class `CancelledError`, imported by
+    its name, which cannot be another one on trio; and what the default value of a parameter has been made of.
+    """
+    for path, tree in _sources(package):
+        names = {alias for alias, _ in _imports(tree)}
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                for statement in ast.walk(node):
+                    if any(_OF_ASYNCIO(name) for name in _imported_by(statement)):
+                        yield Use(
+                            path,
+                            cast("ast.stmt", statement).lineno,
+                            f"{ast.unparse(statement)} in a function",
+                        )
+            for name in _imported_by(node):
+                if name.startswith("asyncio.") or name == "asyncio CancelledError":
+                    yield Use(path, cast("ast.stmt", node).lineno, ast.unparse(node))
+            if isinstance(node, ast.arguments):
+                for default in (*node.defaults, *filter(None, node.kw_defaults)):
+                    if any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(default)):
+                        yield Use(path, default.lineno, f"{ast.unparse(default)} as a default")
+
+
+_OF_ASYNCIO = re.compile(r"asyncio\b").match
+
+
+def _imported_by(node: ast.AST) -> list[str]:
+    """Return what a statement imports: modules, and the names from one behind it."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [f"{node.module} {alias.name}" for alias in node.names]
+    return []
 
 
 def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
