@@ -7,7 +7,7 @@ import sys
 try:
     from ._cli import main
 
-    status = main()
+    status: int = main()
 except KeyboardInterrupt:  # while it was imported, which takes longest
     status = 130
 sys.exit(status)
