@@ -130,8 +130,9 @@ class _Watched(Generic[T]):
 
         while True:
             outer = sys.get_asyncgen_hooks()
-            sys.set_asyncgen_hooks(generators._first_iteration, collected)
             try:
+                # In here, as an interrupt may come with any call.
+                sys.set_asyncgen_hooks(generators._first_iteration, collected)
                 yielded = resume(value)
             except StopIteration as stop:
                 return cast("T", stop.value)
