@@ -35,6 +35,7 @@ SLOW = [
     "test_providers_stream.py",
     "test_readme.py",
     "test_secrets.py",
+    "test_schedules.py",
     "test_trio_runtime_providers_trio.py",
     "test_trio_runtime_trio.py",
     "test_ways_people_use_them.py",

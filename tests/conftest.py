@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, is_hypothesis_test, settings
+from hypothesis import HealthCheck, settings
 
 from tally import Tally
 
@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # What goes into the table, and what makes up its cases.
         counts = hasattr(getattr(item, "module", None), "tried")
         if config.getoption("--table") and not (
-            counts or is_hypothesis_test(getattr(item, "obj", None))
+            counts or getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         ):
             wanted = False
         (kept if wanted else left_out).append(item)

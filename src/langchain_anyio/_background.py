@@ -67,12 +67,14 @@ class Loop:
         else:
             import asyncio
 
+            kept = _kept()
+
             async def call(func: Callable[[], object]) -> None:
                 func()
 
             def call_in_task(func: Callable[[], object]) -> None:
                 # anyio knows its backend in a task, but not in every callback.
-                _keep(call(func), "langchain_anyio call")
+                _keep(kept, call(func), "langchain_anyio call")
 
             loop = asyncio.get_running_loop()
             self.token = loop
@@ -204,7 +206,7 @@ def start(
         trio.lowlevel.spawn_system_task(contained, name=name, context=context)
     else:
         # create_task has a parameter for the context from Python 3.11 on only.
-        context.run(_keep, func(), name, over)
+        context.run(_keep, _kept(), func(), name, over)
 
 
 def start_surely(func: Callable[[], Awaitable[None]], *, name: str) -> None:
@@ -216,23 +218,38 @@ def start_surely(func: Callable[[], Awaitable[None]], *, name: str) -> None:
         begun = True
         await func()
 
+    if backend() == "trio":
+        start(run, name=name)
+        return
+    kept = _kept()
+
     def over() -> None:
         if not begun:
-            start_surely(func, name=name)
+            _keep(kept, run(), name, over)
 
-    start(run, name=name, over=over)
+    _keep(kept, run(), name, over)
 
 
-def _keep(awaitable: Awaitable[None], name: str, over: Callable[[], None] = lambda: None) -> None:
+def _kept() -> set[asyncio.Future[None]]:
+    """Return the tasks that the running loop keeps; asked of in a task, since anyio knows no callbacks."""
+    tasks = _tasks.get(None)
+    if tasks is None:
+        tasks = set()
+        _tasks.set(tasks)
+    return tasks
+
+
+def _keep(
+    tasks: set[asyncio.Future[None]],
+    awaitable: Awaitable[None],
+    name: str,
+    over: Callable[[], None] = lambda: None,
+) -> None:
     import asyncio
 
     task = asyncio.ensure_future(awaitable)
     if isinstance(task, asyncio.Task):
         task.set_name(name)
-    tasks = _tasks.get(None)
-    if tasks is None:
-        tasks = set()
-        _tasks.set(tasks)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
     task.add_done_callback(lambda _: over())
