@@ -51,8 +51,9 @@ from langchain_core.tracers import LogStreamCallbackHandler
 
 import langchain_anyio
 from langchain_anyio import disable_trio, enable_trio
+from langchain_anyio._background import Loop
 from langchain_anyio._threads import model_limiter
-from langchain_anyio._trio import _futures
+from langchain_anyio._trio import _futures, _loop
 from langchain_anyio._trio._contexts import InContext
 from langchain_anyio._trio._futures import Task
 from langchain_anyio._trio._loop import TrioLoop
@@ -995,10 +996,11 @@ async def test_what_never_waits_is_cancelled_all_the_same(endless: str) -> None:
 
     async def forever(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for chunk in chunks:
-            while True:
+            for _ in many:
                 yield chunk
 
     step = RunnableLambda(at_once)
+    many, over = range(2000), []
 
     async def run() -> None:
         if endless == "stream":
@@ -1008,19 +1010,21 @@ async def test_what_never_waits_is_cancelled_all_the_same(endless: str) -> None:
         elif endless == "step":
 
             async def nested(value: Any) -> Any:
-                while True:
+                for _ in many:
                     await (step | step).ainvoke(value)
 
             await RunnableLambda(nested).ainvoke(1)
         else:
-            while True:
+            for _ in many:
                 await step.ainvoke(1)
+        over.append(endless)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         for _ in range(50):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
+    assert not over
 
 
 @pytest.mark.trio
@@ -1210,6 +1214,15 @@ async def test_a_thread_calls_back_and_asks_whether_it_is_cancelled() -> None:
             nursery.start_soon(call)
             await trio.to_thread.run_sync(began.wait, 10)
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_call_that_is_abandoned_before_it_has_begun_does_not_begin() -> None:
+    called: list[int] = []
+    call = _loop._Call(called.append, (1,), Loop())
+    assert await call.left()
+    call()
+    assert not called
 
 
 @pytest.mark.trio
