@@ -132,12 +132,13 @@ def main() -> int:
         processes=2, values=5, loops=1, warmups=0, program_args=("-m", "benchmarks", "-k", own.k)
     )
     args = runner.parse_args()
-    load = os.getloadavg()[0]
+    processes, load = args.processes, os.getloadavg()[0]
 
     def bench(
         title: str, side: Side, backend: str, returns: str, values: int
     ) -> pyperf.Benchmark | None:
         args.values = min(values, 2) if args.fast else values
+        args.processes = 1 if values == 1 else processes
         return runner.bench_time_func(
             title,
             partial(measure),

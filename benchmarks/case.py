@@ -36,7 +36,7 @@ class Case:
         returns: What a side returns: the number of units of work that it did, whose time is measured; or seconds or bytes
             that it has measured itself, without a run before to warm up.
         switches: The least number of task switches that a unit needs on our side.
-        values: How often each side is measured in each of its processes.
+        values: How often each side is measured in each of its processes; a side that is measured once has one process.
         alone: Whether a side changes the process that it runs in, and so cannot run beside others.
     """
 
