@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
+from langchain_core.runnables import RunnableLambda
 
-from langchain_anyio import _asyncgens, open_stream
+from langchain_anyio import _asyncgens, disable_trio, enable_trio, open_stream
 from langchain_anyio._background import start
 from langchain_anyio._driver import ModelRun, _Owner
 from models import AStreamModel, AsyncRecorder
@@ -38,6 +41,32 @@ async def test_neither_the_start_nor_the_tasks_of_a_run(monkeypatch: pytest.Monk
     assert protected == [True] * (2 + len(told.told))
     assert told.names()[0] == "on_chat_model_start"
     assert told.names()[-1] == "on_llm_end"
+
+
+def test_a_chain_is_where_it_waits_alone() -> None:
+    async def look(input: Any) -> Any:
+        assert trio.lowlevel.currently_ki_protected()
+        return input
+
+    async def wait(input: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep_forever()
+
+    async def stream(chain: Any) -> None:
+        assert not trio.lowlevel.currently_ki_protected()
+        async for _ in chain.astream(1):
+            pass
+
+    chain = RunnableLambda(look) | look
+    enable_trio()
+    try:
+        assert trio.run(chain.ainvoke, 1) == 1
+        trio.run(stream, chain)
+        for call in (partial((chain | wait).ainvoke, 1), partial(stream, chain | wait)):
+            with pytest.raises(KeyboardInterrupt):
+                trio.run(call)
+    finally:
+        disable_trio()
 
 
 def test_one_that_a_group_of_the_background_has_goes_to_the_main_task() -> None:

@@ -104,8 +104,13 @@ class Owner:
         self._ending = True
         return True
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, awaitable: Awaitable[T]) -> T:
-        """Await `awaitable`; what it starts belongs to this owner."""
+        """Await `awaitable`; what it starts belongs to this owner.
+
+        A `KeyboardInterrupt` is raised in it only where the main task waits: raised between two statements of those
+        that drive coroutines by hand, it would take the whole run down. asyncio does not do otherwise.
+        """
         task = current_task()
         outer = _owners.get(task)
         _owners[task] = self
@@ -119,6 +124,7 @@ class Owner:
             else:
                 _owners[task] = outer
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(
         self, generator: AsyncGenerator[Any, Any] | None = None, *, everything: bool = True
     ) -> None:
