@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 from langchain.agents import create_agent
@@ -32,7 +33,10 @@ from langchain_anyio import (
     enable_trio,
     open_stream,
 )
+from loopback import ProviderServer, Scenario
+from loopback.models import chat_completions
 
+pytest_plugins = ["loopback.fixtures"]
 pytestmark = pytest.mark.anyio
 
 
@@ -319,6 +323,29 @@ async def test_a_handler_that_is_cancelled_stops_nodes_and_subgraphs(
             victim.cancel(how)
     assert victim.outcome == "cancelled"
     assert endless.all_ended()
+
+
+@pytest.mark.parametrize("gated_frames", (0, 2))
+async def test_leaving_closes_the_providers_connection(
+    server: ProviderServer, gated_frames: int
+) -> None:
+    endpoint = server.serve(Scenario(gated=True))
+    agent = create_agent(chat_completions(endpoint), [look_up])
+
+    async def read_messages() -> None:
+        async with open_stream(agent, ASKED) as stream:
+            async for message in stream.messages:
+                async for _ in message.text:
+                    pass
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(read_messages)
+            exchange = await endpoint.exchange()
+            exchange.release(gated_frames)
+            await settle()
+            group.cancel_scope.cancel()
+        assert await anyio.to_thread.run_sync(exchange.closed.wait_blocking)
 
 
 async def test_a_cancelled_consumer_takes_nothing_from_the_others() -> None:
