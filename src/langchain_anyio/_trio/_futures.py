@@ -22,7 +22,7 @@ from typing_extensions import Self
 
 from ._contexts import InContext
 from ._owner import CLEANUP_SECONDS, Owner
-from ._turns import Turn, Turns
+from ._turns import Turns
 
 if sys.version_info < (3, 11):
     # Comes with trio there.
@@ -350,13 +350,11 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
                 raise
             return [exc]
     results: list[Any] = [None] * len(awaitables)
+    to_begin = iter(enumerate(awaitables))
 
-    turns = Turns()
-
-    async def run(index: int, awaitable: Awaitable[Any], turn: Turn) -> None:
-        if not turn.is_next():
-            await turn.come()
-        turn.take()
+    async def run() -> None:
+        # In their order, as on asyncio, and all in one tick: trio begins the tasks of a tick in either order.
+        index, awaitable = next(to_begin)
         try:
             results[index] = await _owned(awaitable)
         except (Exception, asyncio.CancelledError) as exc:
@@ -365,7 +363,7 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
             results[index] = exc
 
     if awaitables:
-        await _all(run, awaitables, turns)
+        await _all(run, len(awaitables))
     return results
 
 
@@ -407,16 +405,12 @@ async def _owned(awaitable: Awaitable[T]) -> T:
     return await (awaitable if owner is None else owner.run(awaitable))
 
 
-async def _all(
-    run: Callable[[int, Awaitable[Any], Turn], Awaitable[None]],
-    awaitables: Iterable[Awaitable[Any]],
-    turns: Turns,
-) -> None:
-    """Run all in a nursery and raise the first error bare, as asyncio's callers expect it."""
+async def _all(run: Callable[[], Awaitable[None]], times: int) -> None:
+    """Run something several times in a nursery and raise the first error bare, as asyncio's callers expect it."""
     try:
         async with trio.open_nursery() as nursery:
-            for index, awaitable in enumerate(awaitables):
-                nursery.start_soon(run, index, awaitable, turns.make())
+            for _ in range(times):
+                nursery.start_soon(run)
         return
     except BaseExceptionGroup as exc:
         group = exc
