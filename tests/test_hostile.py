@@ -23,7 +23,7 @@ from langchain_anyio import (
     Event,
     Queue,
     StreamCancelledError,
-    _driver,
+    _run,
     open_stream,
 )
 from langchain_anyio._background import backend
@@ -62,9 +62,9 @@ def elsewhere(func: Callable[[], Awaitable[Any]], name: str) -> BaseException | 
 
 @pytest.fixture
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_driver, "CLEANUP_SECONDS", 2.0)
-    monkeypatch.setattr(_driver, "MODEL_SECONDS", 0.2)
-    monkeypatch.setattr(_driver, "OWN_SECONDS", 1.8)
+    monkeypatch.setattr(_run, "CLEANUP_SECONDS", 2.0)
+    monkeypatch.setattr(_run, "MODEL_SECONDS", 0.2)
+    monkeypatch.setattr(_run, "OWN_SECONDS", 1.8)
 
 
 # Handlers that raise

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_anyio import _asyncgens, disable_trio, enable_trio, open_stream
 from langchain_anyio._background import start
-from langchain_anyio._driver import ModelRun, _Owner
+from langchain_anyio._run import ModelRun, Owner
 from models import AStreamModel, AsyncRecorder
 
 if sys.version_info < (3, 11):
@@ -83,7 +83,7 @@ def test_one_that_a_group_of_the_background_has_goes_to_the_main_task() -> None:
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_a_stream_that_is_half_made_goes_without_a_word() -> None:
-    _Owner.__new__(_Owner)
+    Owner.__new__(Owner)
 
 
 def test_the_hooks_of_async_generators_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

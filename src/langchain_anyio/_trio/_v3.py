@@ -7,8 +7,9 @@ from typing import Any, final
 
 from langchain_core.language_models import chat_model_stream as core
 
-from langchain_anyio._driver import ModelRun, open_stream
+from langchain_anyio._driver import open_stream
 from langchain_anyio._errors import StreamCancelledError
+from langchain_anyio._run import ModelRun
 from langchain_anyio._stream import AsyncChatModelStream
 
 

@@ -1,0 +1,570 @@
+"""One run of a chat model into a stream, in a background task that belongs to the stream."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextvars import copy_context
+from functools import partial
+from typing import Any, cast, final
+
+import anyio
+from anyio.lowlevel import checkpoint
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import LC_ID_PREFIX, AIMessage
+from langchain_core.runnables import (
+    RunnableSequence,
+    ensure_config,
+)
+from langchain_core.runnables.config import (
+    get_async_callback_manager_for_config,
+    patch_config,
+)
+from langchain_core.utils.uuid import uuid7
+
+from ._asyncgens import AsyncGenerators
+from ._background import (
+    Loop,
+    backend,
+    is_cancellation,
+    outlast,
+    start,
+    start_in,
+    start_surely,
+    uninterrupted,
+    warn_of_leak,
+)
+from ._chunks import ChunkBridge, message_to_events
+from ._core import (
+    ModelCall,
+    answer_of,
+    end_response,
+    error_response,
+    needs_asyncio,
+    prepare_call,
+    set_config_context,
+    source_of,
+)
+from ._dispatch import ChainRun, Dispatcher, LLMRun
+from ._errors import StreamCancelledError, StreamStalledError
+from ._event import Event
+from ._projection import raise_as_it_came
+from ._providers import for_current_loop
+from ._resolve import Target, resolve
+from ._steps import STEPS_BETWEEN_YIELDS
+from ._stream import Run, StreamState
+from ._threads import ThreadCalls, ThreadIterator, model_limiter
+
+CLEANUP_SECONDS = 5.0
+# Of these, what the model may take to return; the rest is left for the callbacks of the end.
+MODEL_SECONDS = 3.0
+# When a task that cleans up gives up by itself, before the one that watches it gives it up.
+OWN_SECONDS = 4.75
+
+# What is meant for the whole program, and so goes on from wherever it is raised.
+_EXITS = (KeyboardInterrupt, SystemExit)
+
+
+def call_of(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
+    merged = {**target.bound, **kwargs}
+    merged.pop("version", None)  # of astream_events; a binding may carry it
+    stop = merged.pop("stop", None)
+    return prepare_call(cast("BaseChatModel", target.runnable), input, target.config, stop, merged)
+
+
+@final
+class Owner:
+    """What everything that can read a stream refers to: when it goes, nobody can."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: ModelRun) -> None:
+        self._run = run
+
+    def __del__(self) -> None:
+        run = getattr(self, "_run", None)  # none if it was interrupted as it was made
+        if run is not None:
+            run.dropped(self)
+
+
+@final
+class ModelRun(Run):
+    """One run of a model into a stream's state.
+
+    It does not refer to the stream. A task of its own (`_main`) tells the handlers of the start, runs the
+    model, then cleans up and tells them of the end. Closing cancels the model's part of it. From then on, or
+    from when the model fails, a second task (`_watch`) sees to it that the whole is over in time, whatever
+    the model and the handlers do. A run that has its message takes its time, unless it is closed.
+
+    | state | means |
+    |---|---|
+    | `_loop is None` | not started |
+    | `_cleanup_since is None` | takes as long as it wants to |
+    | `_left_model.is_set()` | the model's part is over and its generators are closed |
+    | `_ended.is_set()` | all is over |
+    """
+
+    def __init__(
+        self,
+        state: StreamState,
+        target: Target,
+        input: Any,
+        call: ModelCall | None,
+        kwargs: dict[str, Any],
+        *,
+        max_buffer_size: float,
+        chunk_timeout: float | None,
+    ) -> None:
+        self._state = state
+        self._target = target
+        self._input = input
+        self._call = call
+        self._kwargs = kwargs
+        self._limit = max_buffer_size
+        self._chunk_timeout = chunk_timeout
+        self._loop: Loop | None = None
+        self._closed_unstarted = False
+        self._cleanup_since: float | None = None
+        self._end_error: BaseException | None = None
+        self._left_model = Event()
+        self._ended = Event()
+        self._end_scope: anyio.CancelScope | None = None
+        self._generation_info: dict[str, Any] = {}
+        self._llm_run: LLMRun | None = None
+        self._chain_runs: list[ChainRun] = []
+        self._generators = AsyncGenerators()
+        self._items: AsyncIterator[Any] | None = None
+        self._end_traceback: Any = None
+        self._report_begun = False
+        self._reported = Event()
+
+    # What the stream and its users call
+
+    async def start(self) -> None:
+        """Start the run, unless it has started or was closed before."""
+        if self._loop is not None or self._closed_unstarted:
+            return
+        await uninterrupted(self._start)
+
+    async def _start(self) -> None:
+        self._loop = Loop()
+        self._calls = ThreadCalls(self._loop)
+        self._dispatch = Dispatcher(self._calls)
+        self._state.flow.loop = self._loop.token
+        self._model_scope = anyio.CancelScope()
+        start(
+            self._main, name="langchain_anyio.open_stream", context=copy_context(), over=self._over
+        )
+        for state in self._state.states():
+            state.start = None
+
+    async def aclose(self) -> None:
+        if self._loop is None:
+            self._closed_unstarted = True
+            self._state.fail(StreamCancelledError())
+            return
+        if not self._ended.is_set():
+            if not self._loop.is_current():
+                raise RuntimeError("the stream runs on another event loop, and is closed there")
+            self.close()
+            if self._dispatch.is_within():
+                return  # the run is over when the caller has returned
+            await outlast(self._ended)
+        if backend() == "asyncio":
+            return  # its loop has been given an exit by the task itself
+        for error in (self._state.accumulator.error, self._end_error):
+            if isinstance(error, _EXITS):
+                raise_as_it_came(error, error.__traceback__)
+
+    def check_waiter(self) -> None:
+        if self._loop is not None and not self._ended.is_set() and self._dispatch.is_within():
+            raise RuntimeError(
+                "a callback handler, or the model, waits for the run that waits for it; let a task of its "
+                "own wait, or take stream.output_message"
+            )
+
+    def is_started(self) -> bool:
+        return self._loop is not None
+
+    def is_over(self) -> bool:
+        return self._ended.is_set()
+
+    async def over(self) -> None:
+        """Wait until all is over, whatever came of it."""
+        await self._ended.wait()
+
+    async def finished(self) -> None:
+        await self._ended.wait()
+        if self._end_error is not None:
+            raise_as_it_came(self._end_error, self._end_traceback)
+
+    def close(self) -> None:
+        """Begin to stop; to be called on the run's event loop."""
+        if self._cleanup_since is not None or self._ended.is_set():
+            return
+        self._state.fail(StreamCancelledError())
+        self._limit_cleanup()
+        if self._state.accumulator.message is None:
+            self._model_scope.cancel()
+        else:  # the handlers are still to be told of the last event
+            self._model_scope.deadline = anyio.current_time() + MODEL_SECONDS
+        start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
+
+    def _limit_cleanup(self) -> None:
+        """Have the cleanup, which begins now, end in time."""
+        self._cleanup_since = anyio.current_time()
+        if self._end_scope is not None:
+            self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
+
+    def dropped(self, source: object) -> None:
+        """Stop because nobody can read the stream any more; called from any thread."""
+        if (
+            self._loop is None
+            or self._ended.is_set()
+            or self._cleanup_since is not None
+            or self._state.done
+        ):
+            return
+        if self._loop.call_soon(self.close):
+            warnings.warn(
+                "a stream of open_stream() was dropped before it was read to its end, and its run is "
+                "cancelled; use it with 'async with', or close it with 'await stream.aclose()'",
+                ResourceWarning,
+                stacklevel=3,
+                source=source,
+            )
+
+    # The background task
+
+    async def _main(self) -> None:
+        foreign: BaseException | None = None
+        self._dispatch.enter_model()
+        try:
+            with self._model_scope:
+                await self._run_model()
+            if self._model_scope.cancelled_caught:
+                self._state.fail(StreamCancelledError())
+        except BaseException as exc:  # noqa: BLE001 - shown to the consumers
+            if is_cancellation(exc) or isinstance(exc, _EXITS):
+                foreign = exc
+            if self._state.accumulator.message is not None and not is_cancellation(exc):
+                # What goes wrong after the message is whole neither replaces it nor is lost.
+                self._note_end_error(exc)
+            self._state.fail(exc)
+        if self._cleanup_since is None and (
+            foreign is not None or self._state.accumulator.message is None
+        ):
+            self._limit_cleanup()
+            start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
+        await self._clean_up()
+        if foreign is None and isinstance(self._end_error, _EXITS):
+            foreign = self._end_error
+        if foreign is not None:
+            try:
+                raise foreign
+            finally:
+                del foreign
+
+    def _over(self) -> None:
+        """Note that the task has ended, be it that it was cancelled before it began."""
+        self._state.fail(StreamCancelledError())
+        self._left_model.set()
+        self._ended.set()
+
+    def _note_end_error(self, error: BaseException) -> None:
+        """Keep what went wrong after the message was whole; only the first counts."""
+        if self._end_error is None:
+            self._end_error = error
+            self._end_traceback = error.__traceback__
+
+    async def _run_model(self) -> None:
+        target, call = self._target, self._call
+        if call is None:
+            target, input = await self._run_steps(target, self._input)
+            call = call_of(target, input, self._kwargs)
+        model = cast("BaseChatModel", target.runnable)
+        run = self._llm_run = LLMRun(self._dispatch, call.callbacks, call.run_id or uuid7())
+        await run.start(call.serialized, call.traced, **call.start)
+        self._state.accumulator.message_id = f"{LC_ID_PREFIX}-{run.run_id}"
+        if model.rate_limiter is not None:
+            # Nobody but the limiter knows when, and its own way to wait is asyncio's.
+            while not await model.rate_limiter.aacquire(blocking=False):  # noqa: ASYNC110
+                await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
+        await self._generators.watch(self._produce(model, call, run))
+        if not self._state.done:
+            if not self._state.flow.produced:
+                raise ValueError("No generation chunks were returned")
+            # Native event producers may leave the last event out.
+            self._state.dispatch({"event": "message-finish"})
+
+    async def _run_steps(self, target: Target, input: Any) -> tuple[Target, Any]:
+        """Run what comes before the model in a sequence, as `RunnableSequence.ainvoke` does."""
+        while isinstance(sequence := target.runnable, RunnableSequence):
+            if backend() == "trio" and needs_asyncio():
+                raise RuntimeError(
+                    f"the step {sequence.first.get_name()} before the model is run by langchain-core, "
+                    "which on trio needs langchain_anyio.enable_trio()"
+                )
+            config = ensure_config(target.config)
+            manager = get_async_callback_manager_for_config(config)
+            chain = ChainRun(self._dispatch, manager, config.pop("run_id", None) or uuid7())
+            self._chain_runs.append(chain)
+            await chain.start(input, name=config.get("run_name") or sequence.get_name())
+            kwargs = target.bound
+            for number, step in enumerate(sequence.steps, 1):
+                config = patch_config(config, callbacks=chain.get_child(f"seq:step:{number}"))
+                set_config_context(config)  # in the context of this task, which is the run's own
+                if number == len(sequence.steps):
+                    target = resolve(step, config)
+                    break
+                input = await step.ainvoke(input, config, **kwargs)
+                kwargs = {}
+        return target, input
+
+    async def _produce(self, model: BaseChatModel, call: ModelCall, run: LLMRun) -> None:
+        """Have the model answer, and show its answer as events."""
+        source = source_of(for_current_loop(model), call.kwargs)
+        ask = partial(
+            source.method,
+            call.messages,
+            stop=call.stop,
+            run_manager=run.get_sync() if source.blocking else run,
+            **call.kwargs,
+        )
+        label = f"{type(model).__name__}.{source.name}"
+        message_id = self._state.accumulator.message_id
+        if source.gives == "answer":
+
+            async def answer() -> AsyncGenerator[AIMessage, None]:
+                if source.blocking:
+                    result = await self._calls.run(ask, label=label, limiter=model_limiter())
+                else:
+                    result = await ask()
+                yield answer_of(result)
+
+            await self._pump(run, answer(), partial(_replay, message_id=message_id))
+            return
+        items: AsyncIterator[Any] = (
+            ThreadIterator(ask, self._calls, label=label) if source.blocking else ask()
+        )
+        self._items = items
+        if source.gives == "events":
+            await self._pump(run, items, lambda event: (event,))
+        else:
+            bridge = ChunkBridge(message_id, self._generation_info, self._state.accumulator.text_of)
+            await self._pump(run, items, bridge.feed, bridge.finish, bridge)
+
+    async def _pump(
+        self,
+        run: LLMRun,
+        items: AsyncIterator[Any],
+        events_of: Callable[[Any], Iterable[Mapping[str, Any]]],
+        last_events: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
+        bridge: ChunkBridge | None = None,
+    ) -> None:
+        """Show what the model gives, holding it back while nobody keeps up with it.
+
+        Args:
+            run: The run, whose handlers are told of each event.
+            items: What the model gives.
+            events_of: Makes the events of an item.
+            last_events: Makes those of the end.
+            bridge: What gives the text of an item that is nothing else, where nobody is told of its event.
+        """
+        state, flow, limit, timeout = (
+            self._state,
+            self._state.flow,
+            self._limit,
+            self._chunk_timeout,
+        )
+        handlers = run.handlers
+        next_item = items.__aiter__().__anext__
+        text_of = None if bridge is None or handlers else bridge.feed_text
+        steps = 0
+        over = False
+        with anyio.CancelScope() as stall:
+            while not over:
+                # Nobody reads on after the message's end, which a native producer may be past.
+                if not (flow.has_room(limit) or state.done):
+                    await flow.wait_for_room(limit)
+                if timeout is not None:
+                    stall.deadline = anyio.current_time() + timeout
+                text = None
+                events: Iterable[Mapping[str, Any]] = ()
+                try:
+                    item = await next_item()
+                    if text_of is None or (text := text_of(item)) is None:
+                        events = events_of(item)
+                except StopAsyncIteration:
+                    events = last_events()
+                    over = True
+                if timeout is not None:
+                    stall.deadline = math.inf
+                if text and bridge is not None:
+                    if not (flow.has_room(limit) or state.done):
+                        await flow.wait_for_room(limit)
+                    state.dispatch_text(bridge.text_index, text)
+                for event in events:
+                    if not (flow.has_room(limit) or state.done):
+                        await flow.wait_for_room(limit)
+                    state.dispatch(event)
+                    if handlers:
+                        await run.on_stream_event(event)
+                steps += 1
+                if not steps % STEPS_BETWEEN_YIELDS:
+                    await checkpoint()
+        if stall.cancelled_caught:
+            raise StreamStalledError(cast("float", timeout))
+
+    # The end
+
+    async def _clean_up(self) -> None:
+        if self._state.accumulator.message is not None and not (
+            self._tells_anyone() or self._generators.are_open() or self._calls.left()
+        ):
+            return
+        self._dispatch.unreturned.clear()  # what the cancellation of the model's part has interrupted
+        self._end_scope = anyio.CancelScope(shield=True)
+        if self._cleanup_since is not None:
+            self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
+        notice = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                notice = self._notice_cancellation(tasks.cancel_scope)
+                start_in(tasks, notice, name="langchain_anyio.open_stream cancellation")
+                with self._end_scope:
+                    cancelled: BaseException | None = None
+                    for step in (self._leave_model, self._report_end, self._calls.join):
+                        # One that is cut short, natively or by the limit of the time, lets the next one begin.
+                        try:
+                            await step()
+                        except anyio.get_cancelled_exc_class() as exc:
+                            cancelled = exc
+                    if cancelled is not None:
+                        try:
+                            raise cancelled
+                        finally:
+                            del cancelled
+                tasks.cancel_scope.cancel()
+        finally:
+            if notice is not None:
+                notice.close()
+        if self._end_scope.cancelled_caught and not self._ended.is_set():
+            self._warn_of_left()
+
+    async def _leave_model(self) -> None:
+        """Close what the model has open, and wait for the threads it may still run in."""
+        try:
+            with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
+                try:
+                    # An iterator that is no async generator is not among those.
+                    aclose = getattr(self._items, "aclose", None)
+                    if aclose is not None:
+                        await aclose()
+                finally:
+                    await self._generators.aclose()
+                    await self._calls.join()
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+            self._note_end_error(exc)
+        finally:
+            self._left_model.set()
+
+    async def _notice_cancellation(self, own: anyio.CancelScope) -> None:
+        """Limit the time of a shielded cleanup once what is around it is cancelled: the loop ends."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if self._cleanup_since is None and not own.cancel_called:
+                self._limit_cleanup()
+
+    def _tells_anyone(self) -> bool:
+        return any(run.handlers for run in (self._llm_run, *self._chain_runs) if run is not None)
+
+    async def _report_end(self) -> None:
+        """Tell the handlers of the end, or wait until the other task has that does so already."""
+        if self._report_begun:
+            await self._reported.wait()
+            return
+        self._report_begun = True
+        cancelled: BaseException | None = None
+        try:
+            for run in (self._llm_run, *reversed(self._chain_runs)):
+                if run is None or not run.handlers:
+                    continue
+                try:
+                    await self._report_end_of(run)
+                except anyio.get_cancelled_exc_class() as exc:
+                    cancelled = exc  # the runs around this one are still to be told
+                except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+                    self._note_end_error(exc)
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            del cancelled
+            self._reported.set()
+
+    async def _report_end_of(self, run: LLMRun | ChainRun) -> None:
+        message = self._state.accumulator.message
+        error = self._end_error or self._state.accumulator.error
+        if error is None:
+            assert message is not None
+            if isinstance(run, ChainRun):
+                await run.on_chain_end(message)
+            else:
+                await run.on_llm_end(end_response(message, self._generation_info))
+        elif isinstance(run, ChainRun):
+            await run.on_chain_error(error)
+        else:
+            await run.on_llm_error(error, response=error_response(error, self._generation_info))
+
+    async def _watch(self) -> None:
+        """See to it that a run that is being closed is over in time, also where every task is cancelled."""
+        assert self._cleanup_since is not None
+        cancelled: BaseException | None = None
+        try:
+            await outlast(self._left_model, self._cleanup_since + MODEL_SECONDS)
+        except anyio.get_cancelled_exc_class() as exc:
+            cancelled = exc
+        if not self._left_model.is_set():
+            # In a task of its own: a handler that shields itself would keep this one.
+            start_surely(self._report_in_its_stead, name="langchain_anyio.open_stream end")
+        try:
+            await outlast(self._ended, self._cleanup_since + CLEANUP_SECONDS)
+        except anyio.get_cancelled_exc_class() as exc:
+            cancelled = exc
+        if not self._ended.is_set():
+            self._ended.set()
+            self._warn_of_left()
+        if cancelled is not None:
+            try:
+                raise cancelled
+            finally:
+                del cancelled
+
+    async def _report_in_its_stead(self) -> None:
+        """Tell the handlers of the end while the task that would do it waits for the model."""
+        assert self._cleanup_since is not None
+        with anyio.CancelScope(shield=True, deadline=self._cleanup_since + OWN_SECONDS):
+            await self._report_end()
+
+    def _warn_of_left(self) -> None:
+        left = [*self._dispatch.unreturned.values(), *self._calls.left()]
+        if not self._left_model.is_set():
+            left.insert(0, f"the model {type(self._target.runnable).__name__}")
+        warn_of_leak(
+            f"the cleanup of a stream was given up after {CLEANUP_SECONDS:g} seconds; left behind: "
+            + (", ".join(left) or "a generator of the model"),
+            self,
+        )
+
+
+def _replay(message: AIMessage, *, message_id: str | None) -> Iterable[Mapping[str, Any]]:
+    """Show a whole message as events; those of langchain-core leave `additional_kwargs` out."""
+    for event in message_to_events(message, message_id=message_id):
+        if event["event"] == "message-finish" and message.additional_kwargs:
+            yield {**event, "additional_kwargs": dict(message.additional_kwargs)}
+        else:
+            yield event
