@@ -105,6 +105,6 @@ class Tally:
             counts = self._cases[what]
             cells = [f"{counts[name]:,}" if counts[name] else "" for name in (*BACKENDS, "")]
             failed = self._failed[what]
-            result = f"**{failed} tests failed**" if failed else "all held"
+            result = f"**{failed} failed**" if failed else "all held"
             lines.append(f"| {row} | {' | '.join(cells)} | {result} |\n")
         return "".join([*lines, "\n"])
