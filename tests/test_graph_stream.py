@@ -329,8 +329,8 @@ async def test_a_handler_that_is_cancelled_stops_nodes_and_subgraphs(
 async def test_leaving_closes_the_providers_connection(
     server: ProviderServer, gated_frames: int, anyio_backend: tuple[str, Any]
 ) -> None:
-    if sys.version_info < (3, 13) and anyio_backend[0] == "asyncio":
-        pytest.skip("on asyncio below Python 3.13 ChatOpenAI's connection may stay open")
+    if sys.version_info < (3, 11) and anyio_backend[0] == "asyncio":
+        pytest.skip("a cancelled ChatOpenAI.ainvoke leaves its connection open there, by itself too")
     endpoint = server.serve(Scenario(gated=True))
     agent = create_agent(chat_completions(endpoint), [look_up])
 

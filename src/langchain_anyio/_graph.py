@@ -58,8 +58,8 @@ class GraphStream:
     delta of a message. Then it takes one step. What a node does by itself in that step, a provider's answer say, is not
     held back. All items are kept.
 
-    Used with `async with`, leaving the block, in whichever way, stops nodes, subgraphs and connections and waits for
-    their end. So do `await stream` alone and `aclose()`. A consumer's cancellation is its own affair; the run goes on.
+    Used with `async with`, leaving the block, in whichever way, stops nodes, subgraphs and connections (but that of a
+    cancelled `ChatOpenAI.ainvoke` on asyncio with Python 3.10, which stays open) and waits for their end. So do `await stream` alone and `aclose()`. A consumer's cancellation is its own affair; the run goes on.
 
     Ports `langgraph.stream.run_stream.AsyncGraphRunStream`, where the consumer that waits runs the graph, each
     projection has one consumer, and a cancelled scope around the block can leave nodes running.
