@@ -330,7 +330,9 @@ async def test_leaving_closes_the_providers_connection(
     server: ProviderServer, gated_frames: int, anyio_backend: tuple[str, Any]
 ) -> None:
     if sys.version_info < (3, 11) and anyio_backend[0] == "asyncio":
-        pytest.skip("a cancelled ChatOpenAI.ainvoke leaves its connection open there, by itself too")
+        pytest.skip(
+            "a cancelled ChatOpenAI.ainvoke leaves its connection open there, by itself too"
+        )
     endpoint = server.serve(Scenario(gated=True))
     agent = create_agent(chat_completions(endpoint), [look_up])
 
