@@ -14,7 +14,8 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_anyio import _asyncgens, disable_trio, enable_trio, open_stream
 from langchain_anyio._background import start
-from langchain_anyio._run import ModelRun, Owner
+from langchain_anyio._dropping import Owner
+from langchain_anyio._run import ModelRun
 from models import AStreamModel, AsyncRecorder
 
 if sys.version_info < (3, 11):

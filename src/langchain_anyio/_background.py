@@ -31,6 +31,9 @@ if sys.version_info < (3, 11):
 
 T = TypeVar("T")
 
+# What is meant for the whole program, and so goes on from wherever it is raised.
+EXITS = (KeyboardInterrupt, SystemExit)
+
 # asyncio keeps but weak references to its tasks; these go with their loop, however it ends.
 _tasks: RunVar[set[asyncio.Future[None]]] = RunVar("langchain_anyio_tasks")
 

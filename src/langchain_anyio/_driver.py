@@ -16,9 +16,10 @@ from langchain_core.runnables import (
     ensure_config,
 )
 
+from ._dropping import Owner
 from ._graph import Graph, GraphRun, GraphStream, is_graph
 from ._resolve import Target, resolve
-from ._run import ModelRun, Owner, call_of
+from ._run import ModelRun, call_of
 from ._stream import AsyncChatModelStream, StreamState
 
 DEFAULT_BUFFER_SIZE = 1024

@@ -17,8 +17,9 @@ import anyio
 from langchain_core.runnables import RunnableConfig
 from typing_extensions import Self
 
-from ._background import Loop, backend, is_cancellation, outlast, start
+from ._background import EXITS, Loop, backend, is_cancellation, outlast, start, warn_of_leak
 from ._core import needs_asyncio
+from ._dropping import Owner
 from ._errors import StreamCancelledError
 from ._event import Event
 from ._projection import AsyncProjection, Cursor, ProjectionState, sharable
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
 
 CLEANUP_SECONDS = 5.0
-
-_EXITS = (KeyboardInterrupt, SystemExit)
 
 
 class Graph(Protocol):
@@ -81,7 +80,7 @@ class GraphStream:
 
     def __init__(self, run: GraphRun) -> None:
         self._run = run
-        self._owner = _Owner(run)
+        self._owner = Owner(run)
         self._entered = False
 
     def __getattr__(self, name: str) -> Any:
@@ -181,19 +180,6 @@ GraphStream.__module__ = "langchain_anyio"
 
 
 @final
-class _Owner:
-    """What everything that can read a stream refers to: when it goes, nobody can."""
-
-    __slots__ = ("_run",)
-
-    def __init__(self, run: GraphRun) -> None:
-        self._run = run
-
-    def __del__(self) -> None:
-        self._run.dropped(self)
-
-
-@final
 class GraphRun:
     """One run of a graph. A task of its own (`_main`) advances it; closing it is another's (`_stop`).
 
@@ -287,7 +273,7 @@ class GraphRun:
                     self._advanced.fire()
         except BaseException as exc:  # shown to the consumers
             error = exc
-            if is_cancellation(exc) or isinstance(exc, _EXITS):
+            if is_cancellation(exc) or isinstance(exc, EXITS):
                 raise
         finally:
             if not self._closing:
@@ -357,25 +343,15 @@ class GraphRun:
         if not (self._stopped.is_set() and self._left.is_set()):
             self._scope.cancel()
             self._stop_scope.cancel()
-            warnings.warn(
+            warn_of_leak(
                 f"the cleanup of a stream was given up after {CLEANUP_SECONDS:g} seconds; left behind: "
                 f"the graph {self._graph.get_name()}",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
+                self,
             )
 
-    def dropped(self, source: object) -> None:
+    def dropped(self) -> bool:
         """Stop because nobody can read the stream any more; called from any thread."""
-        if self._loop is None or self._over() or not self._loop.call_soon(self.close):
-            return
-        warnings.warn(
-            "a stream of open_stream() was dropped before it was read to its end, and its run is "
-            "cancelled; use it with 'async with', or close it with 'await stream.aclose()'",
-            ResourceWarning,
-            stacklevel=3,
-            source=source,
-        )
+        return self._loop is not None and not self._over() and self._loop.call_soon(self.close)
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextvars import copy_context
 from functools import partial
@@ -25,6 +24,7 @@ from langchain_core.utils.uuid import uuid7
 
 from ._asyncgens import AsyncGenerators
 from ._background import (
+    EXITS,
     Loop,
     backend,
     is_cancellation,
@@ -62,30 +62,12 @@ MODEL_SECONDS = 3.0
 # When a task that cleans up gives up by itself, before the one that watches it gives it up.
 OWN_SECONDS = 4.75
 
-# What is meant for the whole program, and so goes on from wherever it is raised.
-_EXITS = (KeyboardInterrupt, SystemExit)
-
 
 def call_of(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
     merged = {**target.bound, **kwargs}
     merged.pop("version", None)  # of astream_events; a binding may carry it
     stop = merged.pop("stop", None)
     return prepare_call(cast("BaseChatModel", target.runnable), input, target.config, stop, merged)
-
-
-@final
-class Owner:
-    """What everything that can read a stream refers to: when it goes, nobody can."""
-
-    __slots__ = ("_run",)
-
-    def __init__(self, run: ModelRun) -> None:
-        self._run = run
-
-    def __del__(self) -> None:
-        run = getattr(self, "_run", None)  # none if it was interrupted as it was made
-        if run is not None:
-            run.dropped(self)
 
 
 @final
@@ -174,7 +156,7 @@ class ModelRun(Run):
         if backend() == "asyncio":
             return  # its loop has been given an exit by the task itself
         for error in (self._state.accumulator.error, self._end_error):
-            if isinstance(error, _EXITS):
+            if isinstance(error, EXITS):
                 raise_as_it_came(error, error.__traceback__)
 
     def check_waiter(self) -> None:
@@ -217,7 +199,7 @@ class ModelRun(Run):
         if self._end_scope is not None:
             self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
 
-    def dropped(self, source: object) -> None:
+    def dropped(self) -> bool:
         """Stop because nobody can read the stream any more; called from any thread."""
         if (
             self._loop is None
@@ -225,15 +207,8 @@ class ModelRun(Run):
             or self._cleanup_since is not None
             or self._state.done
         ):
-            return
-        if self._loop.call_soon(self.close):
-            warnings.warn(
-                "a stream of open_stream() was dropped before it was read to its end, and its run is "
-                "cancelled; use it with 'async with', or close it with 'await stream.aclose()'",
-                ResourceWarning,
-                stacklevel=3,
-                source=source,
-            )
+            return False
+        return self._loop.call_soon(self.close)
 
     # The background task
 
@@ -246,7 +221,7 @@ class ModelRun(Run):
             if self._model_scope.cancelled_caught:
                 self._state.fail(StreamCancelledError())
         except BaseException as exc:  # noqa: BLE001 - shown to the consumers
-            if is_cancellation(exc) or isinstance(exc, _EXITS):
+            if is_cancellation(exc) or isinstance(exc, EXITS):
                 foreign = exc
             if self._state.accumulator.message is not None and not is_cancellation(exc):
                 # What goes wrong after the message is whole neither replaces it nor is lost.
@@ -258,7 +233,7 @@ class ModelRun(Run):
             self._limit_cleanup()
             start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
         await self._clean_up()
-        if foreign is None and isinstance(self._end_error, _EXITS):
+        if foreign is None and isinstance(self._end_error, EXITS):
             foreign = self._end_error
         if foreign is not None:
             try:
