@@ -5,6 +5,7 @@ A Python version that is not installed is skipped, and nox says so. Arguments af
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,11 @@ def lowest(session: nox.Session) -> None:
     if session.venv_backend != "uv":
         session.skip("only uv resolves to the lowest versions")
     session.install("--resolution", "lowest-direct", ".[trio,cli]", "--group", "test")
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    for bound in [*PYPROJECT["project"]["dependencies"], *itertools.chain(*extras)]:
+        name, _, lowest = bound.partition(">=")
+        check = f"from importlib.metadata import version; assert version({name!r}) == {lowest!r}"
+        session.run("python", "-c", check, silent=True)
     slow = [f"--ignore=tests/{name}" for name in SLOW if "providers" not in name]
     session.run("pytest", *slow, *session.posargs, env={"HYPOTHESIS_PROFILE": "brief"})
 
