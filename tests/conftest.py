@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -97,6 +101,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """The backend that the test runs on, as anyio's plugin takes it."""
     return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have interrupts raised: where the tests run in the background of a shell, they and their processes ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

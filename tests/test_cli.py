@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from loopback import Endpoint, Exchange
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 PROMPT = "Write me a song about sparkling water."
 OPENAI = ("--model", "openai:gpt-5-mini")
 ANTHROPIC = ("--model", "anthropic:claude-sonnet-4-5")

@@ -17,6 +17,8 @@ import pytest
 from command import SECONDS, Pipe, environment
 from tally import backend_of, tried
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 # As far apart as a stream of the programs takes, or two.
 MOMENTS = 0.02
 

@@ -21,6 +21,8 @@ from models import AStreamModel, AsyncRecorder
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 
 @pytest.mark.trio
 async def test_neither_the_start_nor_the_tasks_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
