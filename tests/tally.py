@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter, defaultdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,13 @@ def backend_of(item: pytest.Item) -> str:
         return ""
     name, options = parameters.params["anyio_backend"]
     return "uvloop" if options.get("use_uvloop") else str(name)
+
+
+def _release(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
 
 
 class Tally:
@@ -92,7 +99,7 @@ class Tally:
 
     def _written(self) -> str:
         packages = ("langchain-core", "langchain-openai", "langchain-anthropic", "anyio", "trio")
-        versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
+        versions = [f"Python {platform.python_version()}", *map(_release, packages)]
         tests = ", ".join(f"{count:,} {outcome}" for outcome, count in self._tests.items())
         lines = [f"\n{', '.join(versions)}. Tests: {tests}.\n"]
         last = None

@@ -273,6 +273,7 @@ async def test_iterating_to_the_end() -> None:
     assert [n async for n in iterator] == [1, 2, 3]
     with pytest.raises(StopAsyncIteration):
         await anext(iterator)
+    assert numbers.closed == 1  # or the end of a run would wait for a thread once more
     await iterator.aclose()
     await iterator.aclose()
     assert numbers.closed == 1

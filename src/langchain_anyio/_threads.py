@@ -186,7 +186,10 @@ class ThreadIterator(Generic[T]):
                     return _END
                 if self._iterator is None:
                     self._iterator = iter(self._make())
-                return next(self._iterator, _END)
+                item = next(self._iterator, _END)
+                if item is _END:
+                    self._closed.set()  # here, so that what ends the run need not wait for a thread again
+                return item
         finally:
             # After the lock was let go: who found it taken relies on this.
             if self._closed.is_set():
