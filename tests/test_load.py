@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -126,23 +127,45 @@ class Counting(AsyncCallbackHandler):
         self.runs[run_id].append("error")
 
 
+# How many streams of a crowd end at a time; which of those a task belongs to.
+TOGETHER = 100
+_turn: ContextVar[int] = ContextVar("turn")
+
+
 class Crowd:
     """Streams that are all open at once, and then end in different ways.
 
-    Each model gives its first word, and the next when `count` of them have done so.
+    Each model gives its first word, and goes on when `count` of them have done so and its turn to end has come: what
+    takes longer than the 5 seconds of a cleanup because thousands are cleaned up at once is given up.
     """
 
     def __init__(self, count: int) -> None:
         self.handler = Counting()
         self._expected = count
         self._all_here = anyio.Event()
+        self._turns = [anyio.Event() for _ in range(0, count, TOGETHER)]
+        self._left = [min(TOGETHER, count - begun) for begun in range(0, count, TOGETHER)]
+
+    async def end_in_turn(self, number: int) -> None:
+        """Run the stream of that number, each in its way."""
+        turn = number // TOGETHER
+        _turn.set(turn)
+        await self.ways[number % len(self.ways)]()
+        self._left[turn] -= 1
+        if not self._left[turn] and turn + 1 < len(self._turns):
+            self._turns[turn + 1].set()
+
+    async def _may_end(self) -> None:
+        await self._all_here.wait()
+        self._turns[0].set()
+        await self._turns[_turn.get()].wait()
 
     async def _word(self, number: int) -> None:
         if number == 1:
             self._expected -= 1
             if not self._expected:
                 self._all_here.set()
-            await self._all_here.wait()
+            await self._may_end()
 
     async def _failing_word(self, number: int) -> None:
         await self._word(number)
@@ -170,13 +193,13 @@ class Crowd:
         async with self._open(self._stalling_word) as stream:
             async for _ in stream.text:
                 break
-            await self._all_here.wait()
+            await self._may_end()
 
     async def raise_in_the_block(self) -> None:
         with pytest.raises(LookupError):
             async with self._open(self._stalling_word) as stream:
                 async for _ in stream.text:
-                    await self._all_here.wait()
+                    await self._may_end()
                     raise LookupError
 
     async def fail(self) -> None:
@@ -191,7 +214,7 @@ class Crowd:
         with anyio.CancelScope() as scope:
             async with self._open(self._stalling_word) as stream:
                 async for _ in stream.text:
-                    await self._all_here.wait()
+                    await self._may_end()
                     scope.cancel()
         assert scope.cancelled_caught
 
@@ -199,7 +222,7 @@ class Crowd:
         stream = self._open(self._stalling_word)
 
         async def close() -> None:
-            await self._all_here.wait()
+            await self._may_end()
             await stream.aclose()
 
         async with anyio.create_task_group() as group:
@@ -215,7 +238,7 @@ class Crowd:
 
         deltas: Any = endpoint()
         assert await anext(deltas) == "one "
-        await self._all_here.wait()
+        await self._may_end()
         await deltas.aclose()
 
     @property
@@ -239,7 +262,7 @@ async def crowd(count: int) -> None:
     streams = Crowd(count)
     async with anyio.create_task_group() as group:
         for number in range(count):
-            group.start_soon(streams.ways[number % len(streams.ways)])
+            group.start_soon(streams.end_in_turn, number)
     runs = streams.handler.runs
     ends = Counter(tuple(told) for told in runs.values())
     well = sum(number % len(streams.ways) < WHOLE for number in range(count))
