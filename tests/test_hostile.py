@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -251,10 +251,153 @@ async def test_a_handler_that_waits_for_its_own_run_is_refused(event: str) -> No
     assert handler.ends() == ["on_llm_end"]
 
 
+WAITS: dict[str, Callable[[AsyncChatModelStream], Awaitable[Any]]] = {
+    "text": lambda stream: stream.text._wait(),
+    "output": lambda stream: stream.output._wait(),
+    "events": lambda stream: stream.events._wait(),
+    "deltas": lambda stream: consume(stream.text),
+    "all events": lambda stream: consume(stream),
+    "interleaved": lambda stream: consume(stream.interleave()),
+}
+
+
+async def consume(items: AsyncIterable[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+@pytest.mark.parametrize("kind", ("async", "inline", "thread"))
+@pytest.mark.parametrize("event", ("on_chat_model_start", "on_stream_event", "on_llm_end"))
+@pytest.mark.parametrize("way", WAITS)
+async def test_a_handler_that_waits_for_more_of_its_own_run_is_refused(
+    event: str, way: str, kind: str
+) -> None:
+    """What is there already it gets, and waits for nothing."""
+    caught: list[BaseException] = []
+    got: list[Any] = []
+
+    async def wait() -> None:
+        try:
+            got.append(await WAITS[way](stream))
+        except RuntimeError as exc:
+            caught.append(exc)
+
+    def react(name: str) -> Any:
+        if name != event:
+            return None
+        return anyio.from_thread.run(wait) if kind == "thread" else wait()
+
+    handler = (Recorder if kind == "thread" else AsyncRecorder)(react)
+    handler.run_inline = kind == "inline"
+    stream = open_stream(AStreamModel(), "hi", config_of(handler))
+    with anyio.fail_after(30):
+        assert (await stream).text == "one two three"
+        whole = await WAITS[way](stream)
+    if event == "on_llm_end":
+        assert got == [whole]
+        assert not caught
+    elif event == "on_chat_model_start":
+        assert "waits for the run that waits for it" in str(caught[0])
+        assert len(caught) == 1
+        assert not got
+    else:
+        # Its last call comes after the last event.
+        assert len(caught) == len(handler.told) - 3
+        assert got == [whole]
+    assert handler.ends() == ["on_llm_end"]
+
+
+@pytest.mark.parametrize("way", WAITS)
+async def test_a_model_that_waits_for_more_of_its_own_run_is_refused(way: str) -> None:
+    async def before(number: int) -> None:
+        if number == 1:
+            await WAITS[way](stream)
+
+    recorder = AsyncRecorder()
+    stream = open_stream(AStreamModel(before=before), "hi", config_of(recorder))
+    with anyio.fail_after(30):
+        async with stream:
+            with pytest.raises(RuntimeError, match="waits for the run that waits for it"):
+                await stream
+    assert stream.snapshot().text == "one "
+    assert recorder.ends() == ["on_llm_error"]
+
+
+async def test_a_handler_reads_what_has_come_of_its_own_run() -> None:
+    got: list[str] = []
+
+    async def read() -> None:
+        cursor = stream.text.__aiter__()
+        while len(got) < len(stream.snapshot().text):
+            got.extend(await cursor.__anext__())
+
+    handler = AsyncRecorder(lambda name: read() if name == "on_llm_end" else None)
+    stream = open_stream(AStreamModel(), "hi", config_of(handler))
+    await stream
+    assert "".join(got) == "one two three"
+
+
+async def test_a_run_within_may_wait_for_the_outer_one_that_does_not_wait_for_it() -> None:
+    """A handler begins it, in a task of its own, or returns before it waits."""
+    texts: list[str] = []
+    inner: list[AsyncChatModelStream] = []
+    returned = anyio.Event()
+
+    async def wait(number: int) -> None:
+        if number == 1:
+            await returned.wait()
+            texts.append(await outer.text)
+
+    async def react(in_a_task: bool) -> None:
+        stream = open_stream(AStreamModel(before=wait), "hi")
+        inner.append(stream)
+        if in_a_task:
+            tasks.start_soon(stream._wait)
+        else:
+            assert await stream.text.__aiter__().__anext__() == "one "
+
+    async def before(number: int) -> None:
+        if number == 1:
+            returned.set()
+            await settle()
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            handlers = [
+                AsyncRecorder(
+                    lambda name, in_a_task=in_a_task: (
+                        react(in_a_task) if name == "on_chat_model_start" else None
+                    )
+                )
+                for in_a_task in (False, True)
+            ]
+            outer = open_stream(AStreamModel(before=before), "hi", config_of(*handlers))
+            await outer
+        for stream in inner:
+            assert (await stream).text == "one two three"
+    assert texts == ["one two three"] * 2
+
+
+async def test_a_run_within_that_waits_for_the_outer_one_is_refused() -> None:
+    async def wait(number: int) -> None:
+        if number == 1:
+            await outer.text
+
+    async def before(number: int) -> None:
+        if number == 1:
+            await open_stream(AStreamModel(before=wait), "hi")
+
+    outer = open_stream(AStreamModel(before=before), "hi")
+    with anyio.fail_after(30):
+        with pytest.raises(RuntimeError, match="waits for the run that waits for it"):
+            await outer
+
+
 async def test_a_task_that_a_handler_has_started_may_wait_for_the_run() -> None:
     got: list[Any] = []
 
     async def wait() -> None:
+        got.extend([await consume(stream.text), await consume(stream.interleave())])
+        got.clear()
         got.append((await stream).text)
         await stream.aclose()
         got.append(handler.ends())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from contextvars import ContextVar
-from typing import Any, final
+from typing import Any, cast, final
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -24,6 +23,7 @@ from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResu
 from typing_extensions import override
 
 from ._background import backend, start_in, task_id
+from ._flow import parts
 from ._threads import ThreadCalls, handler_limiter
 
 _logger = logging.getLogger(__name__)
@@ -47,8 +47,13 @@ class Part:
         self.over: bool = False
 
 
-# From the outside in: a handler or a model may open a stream itself.
-_parts: ContextVar[tuple[Part, ...]] = ContextVar("langchain_anyio_parts", default=())
+def _own_parts() -> tuple[Part, ...]:
+    """Return the parts that the caller carries out, from the outside in: a handler or a model may open a stream itself.
+
+    A task that one of them has started carries out none.
+    """
+    own = cast("tuple[Part, ...]", parts.get())
+    return own if own and not own[-1].over and own[-1].task in (None, task_id()) else ()
 
 
 @final
@@ -66,20 +71,30 @@ class Dispatcher:
 
     def __init__(self, calls: ThreadCalls) -> None:
         self._calls = calls
-        self._outer = _parts.get()
+        self._outer = _own_parts()
         self.unreturned: dict[object, str] = {}
         """Names of the async handlers' methods that have been called and run on or were interrupted."""
 
     def enter_model(self) -> None:
         """Note that the current task runs the model."""
-        _parts.set((*self._outer, Part(self, task_id())))
+        parts.set((*self._outer, Part(self, task_id())))
 
     def is_within(self) -> bool:
         """Tell whether the run waits for the caller: its model, a handler, or those of a run within one of these."""
-        parts = _parts.get()
-        if not parts or parts[-1].over or parts[-1].task not in (None, task_id()):
-            return False  # a task that one of them has started may wait
-        return any(part.run is self for part in parts)
+        for part in reversed(_own_parts()):
+            if part.over:
+                break  # who opened the run in which the caller is does not wait for it any more
+            if part.run is self:
+                return True
+        return False
+
+    def check_waiter(self) -> None:
+        """Refuse a caller that is within the run, and so would wait for itself, with a `RuntimeError`."""
+        if self.is_within():
+            raise RuntimeError(
+                "a callback handler, or the model, waits for the run that waits for it; let a task of its "
+                "own wait, or take stream.output_message"
+            )
 
     async def __call__(
         self,
@@ -152,7 +167,7 @@ class Dispatcher:
     ) -> None:
         name = f"{type(handler).__name__}.{event}"
         part = Part(self, task_id())
-        outside = _parts.set((*self._outer, part))
+        outside = parts.set((*self._outer, part))
         try:
             if ignored_if is not None and getattr(handler, ignored_if):
                 reached.append(handler)
@@ -199,7 +214,7 @@ class Dispatcher:
                 raise
         finally:
             part.over = True
-            _parts.reset(outside)
+            parts.reset(outside)
 
 
 def _overrides(handler: BaseCallbackHandler, event: str) -> bool:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import final
 
 from ._wakeup import Wakeup
+
+# What the current task does for runs that may wait for it, from the outside in; empty in all others.
+parts: ContextVar[tuple[object, ...]] = ContextVar("langchain_anyio_parts", default=())
+
+
+def _may_wait() -> None:
+    pass
 
 
 @final
@@ -18,9 +27,11 @@ class Flow:
             producer is ahead of nobody.
         shared: Whether a consumer ever read along, beside those that wait for a final value.
         loop: The event loop that the producer runs on, as its backend names it, where that is known.
+        check_waiter: Refuses, with a `RuntimeError`, a caller that the producer waits for; to be asked by who is about to
+            wait and has `parts`.
     """
 
-    __slots__ = ("_moved", "at_head", "consumed", "loop", "produced", "shared")
+    __slots__ = ("_moved", "at_head", "check_waiter", "consumed", "loop", "produced", "shared")
 
     def __init__(self) -> None:
         self.produced: int = 0
@@ -28,6 +39,7 @@ class Flow:
         self.at_head: int = 0
         self.shared: bool = False
         self.loop: object = None
+        self.check_waiter: Callable[[], None] = _may_wait
         self._moved = Wakeup()
 
     def has_room(self, limit: float) -> bool:

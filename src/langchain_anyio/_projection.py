@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from ._background import Waiter, without_cancellations
 from ._errors import StreamCancelledError
-from ._flow import Flow
+from ._flow import Flow, parts
 from ._steps import MOVED, STEPS_BETWEEN_YIELDS, Steps
 from ._wakeup import Wakeup
 
@@ -136,6 +136,8 @@ class ProjectionState(Generic[D, F]):
         """Return what the next delta or the end wakes, for the caller to await and then to `leave()`."""
         if self.flow is not None and self.flow.loop is not None:
             steps.check_loop(self.flow.loop)
+            if parts.get():
+                self.flow.check_waiter()
         waiter = self._more.join(steps.make_waiter)
         if self.flow is not None:
             self.flow.join_head()
@@ -157,6 +159,8 @@ class ProjectionState(Generic[D, F]):
         if self.flow is not None:
             if self.flow.loop is not None and not self.done:
                 steps.check_loop(self.flow.loop)
+                if parts.get():
+                    self.flow.check_waiter()
             self.flow.join_head()
         try:
             while not self.done:

@@ -134,6 +134,7 @@ class ModelRun(Run):
         self._calls = ThreadCalls(self._loop)
         self._dispatch = Dispatcher(self._calls)
         self._state.flow.loop = self._loop.token
+        self._state.flow.check_waiter = self._dispatch.check_waiter
         self._model_scope = anyio.CancelScope()
         start(
             self._main, name="langchain_anyio.open_stream", context=copy_context(), over=self._over
@@ -160,11 +161,8 @@ class ModelRun(Run):
                 raise_as_it_came(error, error.__traceback__)
 
     def check_waiter(self) -> None:
-        if self._loop is not None and not self._ended.is_set() and self._dispatch.is_within():
-            raise RuntimeError(
-                "a callback handler, or the model, waits for the run that waits for it; let a task of its "
-                "own wait, or take stream.output_message"
-            )
+        if self._loop is not None and not self._ended.is_set():
+            self._dispatch.check_waiter()
 
     def is_started(self) -> bool:
         return self._loop is not None

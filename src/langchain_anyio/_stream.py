@@ -193,7 +193,8 @@ class AsyncChatModelStream:
 
     Any number of consumers, in any tasks of one event loop, may come and go at any time; each sees
     everything from the first event (see `AsyncProjection`). One that is cancelled takes nothing from the
-    others. `interleave()` gives several projections as one, in the order of arrival.
+    others. A handler of the run, or the model, may read what is there; where it would wait for more, which cannot come
+    before it has returned, it gets a `RuntimeError`. A task that it has started may wait. `interleave()` gives several projections as one, in the order of arrival.
 
     The message's content is always a list of v1 content blocks, whatever the model's `output_version`.
 
