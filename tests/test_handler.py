@@ -806,11 +806,26 @@ async def test_a_single_step_of_an_iterator_that_nobody_keeps() -> None:
     assert await handler.aiter().__anext__() == "b"
 
 
-async def test_a_single_step_that_is_cancelled_does_not_hold_the_model_back() -> None:
+@pytest.mark.parametrize("by_id", (False, True))
+@pytest.mark.parametrize("when", ("before it begins", "while it waits"))
+async def test_a_single_step_that_is_cancelled_does_not_hold_the_model_back(
+    when: str, by_id: bool
+) -> None:
     handler = AsyncIteratorCallbackHandler(1)
     speaker = await Speaker(handler).start()
-    with anyio.move_on_after(0.01):
-        await handler.aiter().__anext__()
+
+    async def cancel() -> None:
+        await anyio.wait_all_tasks_blocked()
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            if when == "while it waits":
+                group.start_soon(cancel)
+            else:
+                scope.cancel()
+            await handler.aiter(run_id=speaker.id if by_id else None).__anext__()
+    assert scope.cancelled_caught
     gc.collect()
     with anyio.fail_after(60):
         await speaker.say("a", "b")

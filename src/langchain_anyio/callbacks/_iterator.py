@@ -152,7 +152,8 @@ class _Reader(Generic[T]):
     def _end(self, part: Run | Span) -> NoReturn:
         """Raise what ends the iteration."""
         if not self._over:
-            self._leave()
+            self._over = True
+            self._queue.readers -= 1
             if isinstance(part, Run):
                 self._runs.read_run(part)
             else:
@@ -161,16 +162,13 @@ class _Reader(Generic[T]):
                 part.error.throw()
         raise StopAsyncIteration
 
-    def _leave(self) -> None:
-        self._over = True
-        self._queue.readers -= 1
-
     def close(self) -> None:
         with self._runs.lock:
-            if self._part is not None and not self._over:
-                self._leave()
+            if not self._over:
+                if self._part is not None:
+                    self._queue.readers -= 1
                 if not self._queue.readers:
-                    # It may have left for good, so nobody is to wait for it.
+                    # It may have left for good, be it before its first step was begun, so nobody is to wait for it.
                     self._queue.released = True
                     self._queue.room.ring()
             self._over = True
