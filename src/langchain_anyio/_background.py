@@ -13,7 +13,8 @@ import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
-from functools import cache
+from functools import cache, partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import anyio
@@ -111,6 +112,12 @@ class Loop:
             return False
 
 
+MOVED = (
+    "a consumer runs on another event loop than what it reads; consume it where it began, or hand what it "
+    "gives over with anyio.from_thread"
+)
+
+
 class Waiter(Protocol):
     """What one task awaits, once, until another one of the same event loop calls `set_result()`."""
 
@@ -128,7 +135,7 @@ def waiters() -> Callable[[], Waiter]:
     tasks takes; an asyncio future is what stands behind it. Both are cancelled alike.
     """
     if backend() == "trio":
-        return _trio_waiter()
+        return partial(_trio_waiter(), get_ident())
     import asyncio
 
     return asyncio.get_running_loop().create_future
@@ -141,13 +148,16 @@ def wake(waiter: Waiter) -> None:
 
 
 @cache
-def _trio_waiter() -> Callable[[], Waiter]:
+def _trio_waiter() -> Callable[[int], Waiter]:
     import trio
 
     class TrioWaiter:
         __slots__ = ("_event",)
 
-        def __init__(self) -> None:
+        def __init__(self, thread: int) -> None:
+            # An asyncio future refuses to be awaited on another event loop by itself.
+            if thread != get_ident():
+                raise RuntimeError(MOVED)
             self._event = trio.Event()
 
         def __await__(self) -> Generator[Any, Any, object]:

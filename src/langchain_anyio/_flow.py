@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import final
 
+from ._background import MOVED
 from ._wakeup import Wakeup
 
 # What the current task does for runs that may wait for it, from the outside in; empty in all others.
@@ -23,43 +24,67 @@ class Flow:
     Attributes:
         produced: Number of events made so far.
         consumed: Number of events that the furthest consumer is past.
-        at_head: Number of consumers that wait for something not made yet: while there is one, the
-            producer is ahead of nobody.
+        awaiting: Number of consumers that wait for a final value.
+        heads: What those wait on who have read all there is.
         shared: Whether a consumer ever read along, beside those that wait for a final value.
         loop: The event loop that the producer runs on, as its backend names it, where that is known.
-        check_waiter: Refuses, with a `RuntimeError`, a caller that the producer waits for; to be asked by who is about to
-            wait and has `parts`.
+        check_waiter: Refuses, with a `RuntimeError`, a caller that the producer waits for; for those that have `parts`.
+        moved: What the producer waits on, until there is room or somebody waits for it.
     """
 
-    __slots__ = ("_moved", "at_head", "check_waiter", "consumed", "loop", "produced", "shared")
+    __slots__ = (
+        "awaiting",
+        "check_waiter",
+        "consumed",
+        "heads",
+        "loop",
+        "moved",
+        "produced",
+        "shared",
+    )
 
     def __init__(self) -> None:
         self.produced: int = 0
         self.consumed: int = 0
-        self.at_head: int = 0
+        self.awaiting: int = 0
+        self.heads: list[Wakeup] = []
         self.shared: bool = False
         self.loop: object = None
         self.check_waiter: Callable[[], None] = _may_wait
-        self._moved = Wakeup()
+        self.moved = Wakeup()
+
+    def check_consumer(self, loop: object) -> None:
+        """Refuse a consumer that is about to wait where the producer will never come to it.
+
+        Args:
+            loop: The event loop that it runs on, as its backend names it.
+
+        Raises:
+            RuntimeError: The producer runs on another one, or waits for the consumer.
+        """
+        if self.loop is not None:
+            if self.loop is not loop:
+                raise RuntimeError(MOVED)
+            if parts.get():
+                self.check_waiter()
+
+    @property
+    def at_head(self) -> bool:
+        """Whether somebody waits for what is not made yet: then the producer is ahead of nobody."""
+        return self.awaiting > 0 or any(head.waiting for head in self.heads)
 
     def has_room(self, limit: float) -> bool:
         """Tell whether the producer may make one more event and be at most `limit` ahead."""
-        return self.at_head > 0 or self.produced - self.consumed < limit
+        return self.produced - self.consumed < limit or self.at_head
 
     async def wait_for_room(self, limit: float) -> None:
         """Wait until the producer may make one more event; not a checkpoint if it may already."""
         while not self.has_room(limit):
-            await self._moved.wait()
+            await self.moved.wait()
 
     def pass_by(self, mark: int) -> None:
         """Note that a consumer is past event number `mark`, counted from 1."""
         if mark > self.consumed:
             self.consumed = mark
-            if self._moved.waiting:
-                self._moved.fire()
-
-    def join_head(self) -> None:
-        """Note that one more consumer waits for what is not made yet."""
-        self.at_head += 1
-        if self._moved.waiting:
-            self._moved.fire()
+            if self.moved.waiting:
+                self.moved.fire()

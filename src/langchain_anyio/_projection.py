@@ -16,8 +16,8 @@ from anyio.lowlevel import checkpoint
 
 from ._background import Waiter, without_cancellations
 from ._errors import StreamCancelledError
-from ._flow import Flow, parts
-from ._steps import MOVED, STEPS_BETWEEN_YIELDS, Steps
+from ._flow import Flow
+from ._steps import STEPS_BETWEEN_YIELDS, Steps, refuse_moved
 from ._wakeup import Wakeup
 
 D = TypeVar("D")
@@ -32,12 +32,11 @@ class ProjectionState(Generic[D, F]):
     """What has come of one projection, and who waits for more of it. All methods but two are sync.
 
     Invariants: `deltas[i]` is delta number `dropped + i` and came with event `marks[i]` of the flow;
-    `waiting` cursors of this projection are counted in `flow.at_head` until the next delta comes.
+    those who wait for the next delta are among `flow.heads`.
     """
 
     __slots__ = (
         "_cursors",
-        "_more",
         "_over",
         "_traceback",
         "_until_drop",
@@ -48,6 +47,7 @@ class ProjectionState(Generic[D, F]):
         "final",
         "flow",
         "marks",
+        "more",
         "request_more",
         "start",
     )
@@ -63,7 +63,9 @@ class ProjectionState(Generic[D, F]):
         self.flow: Flow | None = flow
         self.start: Callable[[], Awaitable[None]] | None = None
         self.request_more: Callable[[], Awaitable[bool]] | None = None
-        self._more = Wakeup()
+        self.more: Wakeup = Wakeup()
+        if flow is not None:
+            flow.heads.append(self.more)
         self._over = Wakeup()
         # Not a WeakSet: a cursor may be collected in another thread while this one looks through them.
         self._cursors: list[weakref.ref[Cursor[Any]]] | None = None if replay else []
@@ -73,7 +75,7 @@ class ProjectionState(Generic[D, F]):
 
     def push(self, delta: D) -> None:
         """Append a delta, which came with the newest event of the flow, and wake the cursors."""
-        if self._more.waiting:
+        if self.more.waiting:
             self._wake()
         self.deltas.append(delta)
         if self.marks is not None:
@@ -100,12 +102,11 @@ class ProjectionState(Generic[D, F]):
         self.done = True
 
     def _wake(self) -> None:
-        waiting = len(self._more.waiting)
+        waited = bool(self.more.waiting)
         # Comes first, since it is refused in another thread than that of those who wait.
-        self._more.fire()
-        if waiting and self.flow is not None:
+        self.more.fire()
+        if waited and self.flow is not None:
             # They have been woken and are at the head no longer, but at what was before it.
-            self.flow.at_head -= waiting
             self.flow.pass_by(self.flow.produced - 1)
 
     # Consuming
@@ -118,7 +119,8 @@ class ProjectionState(Generic[D, F]):
         """Return delta number `position` and note that a consumer is past it."""
         index = position - self.dropped
         flow = self.flow
-        if flow is not None and self.marks is not None:
+        # Where a consumer is past the newest event, which is where most find themselves, none is further.
+        if flow is not None and flow.consumed < flow.produced and self.marks is not None:
             mark = self.marks[index]
             if mark > flow.consumed:
                 flow.pass_by(mark)
@@ -132,21 +134,19 @@ class ProjectionState(Generic[D, F]):
         assert self.error is not None
         raise_as_it_came(self.error, self._traceback)
 
-    def join(self, steps: Steps) -> Waiter:
-        """Return what the next delta or the end wakes, for the caller to await and then to `leave()`."""
-        if self.flow is not None and self.flow.loop is not None:
-            steps.check_loop(self.flow.loop)
-            if parts.get():
-                self.flow.check_waiter()
-        waiter = self._more.join(steps.make_waiter)
-        if self.flow is not None:
-            self.flow.join_head()
-        return waiter
+    async def wait_for_more(self, steps: Steps) -> None:
+        """Wait for the next delta or the end."""
+        waiter = self.more.join(steps, self.flow)
+        try:
+            await waiter
+        except BaseException as exc:
+            self.leave(waiter)
+            refuse_moved(exc)
+            raise
 
     def leave(self, waiter: Waiter) -> None:
-        """Wait no longer, be it that a delta has come or not."""
-        if self._more.leave(waiter) and self.flow is not None:
-            self.flow.at_head -= 1
+        """Wait for more no longer, be it that a delta has come or not."""
+        if self.more.leave(waiter) and self.flow is not None:
             self.flow.pass_by(self.flow.produced)
 
     async def wait_for_final(self) -> F:
@@ -157,11 +157,10 @@ class ProjectionState(Generic[D, F]):
             await checkpoint()
         steps = Steps()
         if self.flow is not None:
-            if self.flow.loop is not None and not self.done:
-                steps.check_loop(self.flow.loop)
-                if parts.get():
-                    self.flow.check_waiter()
-            self.flow.join_head()
+            if not self.done:
+                self.flow.check_consumer(steps.here())
+            self.flow.awaiting += 1
+            self.flow.moved.fire()
         try:
             while not self.done:
                 if self.request_more is None:
@@ -172,7 +171,7 @@ class ProjectionState(Generic[D, F]):
                     await steps.take()
         finally:
             if self.flow is not None:
-                self.flow.at_head -= 1
+                self.flow.awaiting -= 1
         if self.error is not None:
             self.raise_error()
         return cast("F", self.final)
@@ -230,7 +229,7 @@ class Cursor(Generic[D]):
         state, steps = self._state, self._steps
         if state.start is not None:
             await state.start()
-        # All that a step does is in this one coroutine, as far as it goes: each one more takes as long as the rest.
+        # What nearly every step does is in this one coroutine: each one more takes as long as the rest.
         if (
             self._position - state.dropped < len(state.deltas)
             or state.done
@@ -240,29 +239,38 @@ class Cursor(Generic[D]):
             steps.taken = taken + 1
             try:
                 await (steps.check() if taken % STEPS_BETWEEN_YIELDS else steps.give_way())
-            except (
-                RuntimeError,
-                TypeError,
-            ) as exc:  # what the backends know it by, each in its words
-                raise RuntimeError(MOVED) from exc
-        while not self._position - state.dropped < len(state.deltas):
+            except Exception as exc:
+                refuse_moved(exc)
+                raise
+        else:
+            waiter = state.more.join(steps, state.flow)
+            try:
+                await waiter
+            except BaseException as exc:
+                state.leave(waiter)
+                refuse_moved(exc)
+                raise
+        if not self._position - state.dropped < len(state.deltas):
+            await self._wait_on()
+        position = self._position
+        self._position = position + 1
+        return state.take(position)
+
+    async def _wait_on(self) -> None:
+        """Wait until there is a delta to take, which others who share the cursor may have been faster to take."""
+        state, steps = self._state, self._steps
+        while not state.holds(self._position):
             if state.error is not None:
                 state.raise_error()
             if state.done:
                 raise StopAsyncIteration
             if state.request_more is None:
-                waiter = state.join(steps)
-                try:
-                    await waiter
-                finally:
-                    state.leave(waiter)
+                await state.wait_for_more(steps)
             elif await state.request_more():
                 if not state.holds(self._position):
                     await steps.take()  # what is asked for more may never wait
             elif not (state.holds(self._position) or state.done):
                 raise StopAsyncIteration
-        self._position += 1
-        return state.take(self._position - 1)
 
     def position_in(self, state: ProjectionState[Any, Any]) -> int:  # noqa: ARG002 - others have several
         return self._position

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, final
 
+from anyio import CancelScope
 from anyio.lowlevel import current_token
 
-from ._background import Waiter, waiters
+from ._background import MOVED, Waiter, waiters
 
 if TYPE_CHECKING:
     from anyio.abc import AsyncBackend
@@ -15,10 +17,19 @@ if TYPE_CHECKING:
 # A task that finds all it asks for ready gives way to others once in so many steps.
 STEPS_BETWEEN_YIELDS = 64
 
-MOVED = (
-    "a consumer runs on another event loop than what it reads; consume it where it began, or hand what it "
-    "gives over with anyio.from_thread"
-)
+
+def refuse_moved(error: BaseException) -> None:
+    """Say what has happened where a checkpoint or a waiter belongs to another event loop than the task.
+
+    Args:
+        error: What came of it. No other way leads to a `RuntimeError` or `TypeError`; the backends know it by
+            these, each in its words.
+
+    Raises:
+        RuntimeError: In words that say what to do.
+    """
+    if isinstance(error, (RuntimeError, TypeError)):
+        raise RuntimeError(MOVED) from error
 
 
 @final
@@ -31,16 +42,21 @@ class Steps:
     Attributes:
         taken: Number of steps taken. The first gives way, or a task that reads many short projections would not.
         check: A checkpoint that does not give way; for the steps after the first.
+        make_waiter: What makes the objects that the consumer waits for, once it is looked up; like the two that follow.
+        loop: The event loop that the consumer runs on, as its backend names it.
+        thread: The thread of that.
     """
 
-    __slots__ = ("_backend", "_make_waiter", "check", "taken")
+    __slots__ = ("_backend", "check", "loop", "make_waiter", "taken", "thread")
 
     check: Callable[[], Awaitable[None]]
 
     def __init__(self) -> None:
         self._backend: type[AsyncBackend] | None = None
-        self._make_waiter: Callable[[], Waiter] | None = None
+        self.make_waiter: Callable[[], Waiter] | None = None
+        self.loop: object = None
         self.taken: int = 0
+        self.thread: int = 0
 
     def take(self) -> Awaitable[None]:
         """Return a checkpoint; the first one and every 64th give way to other tasks too."""
@@ -50,14 +66,25 @@ class Steps:
 
     def give_way(self) -> Awaitable[None]:
         """Return a checkpoint that gives way to other tasks."""
+        if self.taken == STEPS_BETWEEN_YIELDS + 1:
+            # On asyncio anyio looks a task up that has never been in a cancel scope by raising a KeyError, at
+            # each checkpoint; this takes longer than all the rest of a step.
+            with CancelScope():  # noqa: ASYNC100 - it cancels nothing
+                pass
         return (self._backend or self._look_up()).checkpoint()
 
-    @property
-    def make_waiter(self) -> Callable[[], Waiter]:
-        """What makes the objects that the consumer waits for."""
-        if self._make_waiter is None:
-            self._make_waiter = waiters()
-        return self._make_waiter
+    def look_up_waiters(self) -> Callable[[], Waiter]:
+        """Return what makes the objects that the consumer waits for.
+
+        Raises:
+            RuntimeError: The consumer has moved to another backend.
+        """
+        self.loop = self.here()
+        if self.loop is None:
+            raise RuntimeError(MOVED)
+        self.thread = get_ident()
+        self.make_waiter = waiters()
+        return self.make_waiter
 
     def check_loop(self, loop: object) -> None:
         """Refuse to wait for what another event loop makes.
@@ -68,12 +95,15 @@ class Steps:
         Raises:
             RuntimeError: The consumer runs on another one.
         """
-        try:
-            here = (self._backend or self._look_up()).current_token()
-        except RuntimeError:  # it has moved to the other backend
-            here = None
-        if here is not loop:
+        if self.here() is not loop:
             raise RuntimeError(MOVED)
+
+    def here(self) -> object:
+        """Name the event loop of the caller; `None` where it runs on another backend than before."""
+        try:
+            return (self._backend or self._look_up()).current_token()
+        except RuntimeError:
+            return None
 
     def _look_up(self) -> type[AsyncBackend]:
         backend = self._backend = current_token().backend_class

@@ -16,7 +16,7 @@ from ._accumulator import Accumulator, Delta
 from ._errors import StreamCancelledError
 from ._flow import Flow
 from ._projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState, sharable
-from ._steps import MOVED, Steps
+from ._steps import Steps, refuse_moved
 
 Channel = Literal["text", "reasoning", "tool_calls"]
 
@@ -540,8 +540,9 @@ class InterleavedCursor:
         if first is not None or events.done or events.request_more is not None:
             try:
                 await self._steps.take()
-            except (RuntimeError, TypeError) as exc:  # as in a Cursor
-                raise RuntimeError(MOVED) from exc
+            except Exception as exc:
+                refuse_moved(exc)
+                raise
             first = self._first()
         while first is None:
             if events.error is not None:
@@ -549,11 +550,7 @@ class InterleavedCursor:
             if events.done:
                 raise StopAsyncIteration
             if events.request_more is None:
-                waiter = events.join(self._steps)
-                try:
-                    await waiter
-                finally:
-                    events.leave(waiter)
+                await events.wait_for_more(self._steps)
             elif await events.request_more():
                 if self._first() is None:
                     await self._steps.take()  # what is asked for more may never wait

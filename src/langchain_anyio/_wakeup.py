@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import get_ident
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from ._background import Waiter, waiters
+from ._background import Waiter
+from ._steps import Steps
+
+if TYPE_CHECKING:
+    from ._flow import Flow
 
 
 def check_thread(thread: int) -> None:
@@ -44,25 +47,36 @@ class Wakeup:
 
     async def wait(self) -> None:
         """Wait for the next `fire()`."""
-        waiter = self.join(waiters())
+        waiter = self.join(Steps())
         try:
             await waiter
-        finally:
+        except BaseException:
             self.leave(waiter)
+            raise
 
-    def join(self, make_waiter: Callable[[], Waiter]) -> Waiter:
-        """Return what the next `fire()` wakes, for the caller to await and then to `leave()`.
+    def join(self, steps: Steps, flow: Flow | None = None) -> Waiter:
+        """Return what the next `fire()` wakes, for the caller to await; to `leave()` if that is cut short.
 
         Does what `wait()` does, two coroutines less deep.
 
+        Args:
+            steps: Those of the consumer that waits.
+            flow: That whose producer is waited for.
+
         Raises:
-            RuntimeError: Somebody waits in another thread.
+            RuntimeError: Somebody waits in another thread, or the producer runs on another event loop.
         """
+        make_waiter = steps.make_waiter or steps.look_up_waiters()
+        if flow is not None:
+            if flow.loop is not None:
+                flow.check_consumer(steps.loop)
+            if flow.moved.waiting:
+                flow.moved.fire()
         waiting = self.waiting
         if not waiting:
             waiting = self.waiting = {}
-            self._thread = get_ident()
-        elif self._thread != get_ident():
+            self._thread = steps.thread
+        elif self._thread != steps.thread:
             raise RuntimeError(
                 "tasks of another thread wait for this; all that wait at a time run on one event loop"
             )

@@ -121,7 +121,7 @@ class _Reader(Generic[T]):
                     if self._loop is None:
                         self._loop = Loop()
                     self._steps.check_loop(self._loop.token)
-                    waiter = self._steps.make_waiter()
+                    waiter = (self._steps.make_waiter or self._steps.look_up_waiters())()
                     queue.expect_news(waiter, self._loop)
                 await queue.news.wait(waiter)
         finally:
