@@ -41,7 +41,7 @@ class Bell:
         return len(self._waiting)
 
     def join(self, waiter: Waiter, loop: Loop) -> None:
-        """Have the next `ring()` wake `waiter`, which is of the running loop, as is `loop`, and is then to `leave()`."""
+        """Have the next `ring()` wake `waiter`, which is of the running loop, as is `loop`; to `leave()` if none comes."""
         self._waiting[waiter] = (get_ident(), loop)
 
     def leave(self, waiter: Waiter) -> None:
@@ -49,11 +49,12 @@ class Bell:
         self._waiting.pop(waiter, None)
 
     async def wait(self, waiter: Waiter) -> None:
-        """Wait for the `ring()` as one who has joined, and leave."""
+        """Wait for the `ring()` as one who has joined."""
         try:
             await waiter
-        finally:
+        except BaseException:
             self.leave(waiter)
+            raise
 
     def ring(self) -> None:
         """Wake all who wait now."""
@@ -134,19 +135,20 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
         """Whether the last of them has left for good, so that there is nobody to hold a model back for."""
 
     @property
-    def first_run(self) -> Run:
-        return self._runs[0]
+    def first_run(self) -> Run | None:
+        """The run of the first item, if there is one; to be asked for under the lock."""
+        return self._runs[0] if self._runs else None
 
     @override
     def put_nowait(self, item: T) -> None:
-        self.put_of(self._unknown(), item)
+        with self._lock:
+            self.put_of(self._unknown(), item)
 
     def put_of(self, run: Run, item: T) -> None:
-        """Append an item that belongs to `run`, as `put_nowait()` does."""
-        with self._lock:
-            super().put_nowait(item)
-            self._runs.append(run)
-            self.news.ring()
+        """Append an item that belongs to `run`, as `put_nowait()` does; to be called under the lock."""
+        super().put_nowait(item)
+        self._runs.append(run)
+        self.news.ring()
 
     @override
     async def put(self, item: T) -> None:
@@ -163,10 +165,14 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
     @override
     def get_nowait(self) -> T:
         with self._lock:
-            item = super().get_nowait()
-            self._runs.popleft()
-            self.room.ring()
-            return item
+            return self.take()
+
+    def take(self) -> T:
+        """Take the first item, as `get_nowait()` does; to be called under the lock."""
+        item = super().get_nowait()
+        self._runs.popleft()
+        self.room.ring()
+        return item
 
     @override
     async def get(self) -> T:
@@ -202,8 +208,8 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
         if self._closed:
             return
         for _ in range(self._used):
-            run = self.first_run
-            item = self.get_nowait()
+            run = self._runs[0]
+            item = self.take()
             queue = target if wanted(run) else self
             queue._send.send_nowait(item)
             queue._used += 1
@@ -211,4 +217,5 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
 
     @override
     def _has_room(self) -> bool:
-        return self.released or self._used < self._max_buffer_size + len(self.news)
+        used, size = self._used, self._max_buffer_size
+        return used < size or self.released or used < size + len(self.news)

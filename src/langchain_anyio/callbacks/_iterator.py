@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
+from anyio import WouldBlock
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import BaseMessage, get_buffer_string
 from typing_extensions import Self, override
@@ -113,9 +114,9 @@ class _Reader(Generic[T]):
             while True:
                 with self._runs.lock:
                     part = self._part or self._begin()
-                    if self._is_next(part):
-                        run = queue.first_run
-                        return self._shape(run, queue.get_nowait())
+                    run = self._next_run(part)
+                    if run is not None:
+                        return self._shape(run, queue.take())
                     if self._over or self._left is not None or part.ended:
                         self._end(part)
                     if self._loop is None:
@@ -136,18 +137,19 @@ class _Reader(Generic[T]):
         self._queue.released = False
         return self._part
 
-    def _is_next(self, part: Run | Span) -> bool:
-        """Tell whether the first token in the queue is to be taken."""
+    def _next_run(self, part: Run | Span) -> Run | None:
+        """Return the run of the first token in the queue, if that is to be taken."""
         if self._over:
-            return False
+            return None
         if self._left is None and self._runs.is_by_hand(self._hands):
             # From when `done` was set by hand, what is there is read, but not what comes after it.
             self._left = self._queue.qsize()
         if self._left is not None:
             self._left -= 1
             if self._left < 0:
-                return False
-        return not self._queue.empty() and part.gives(self._queue.first_run)
+                return None
+        run = self._queue.first_run
+        return run if run is not None and part.gives(run) else None
 
     def _end(self, part: Run | Span) -> NoReturn:
         """Raise what ends the iteration."""
@@ -382,10 +384,11 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
         while True:
             with self._runs.lock:
                 queue = self._runs.queue_of(run)
-                if not queue.full():
+                try:
                     return queue.put_of(run, text)
-                waiter = waiters()()
-                queue.room.join(waiter, Loop())
+                except WouldBlock:
+                    waiter = waiters()()
+                    queue.room.join(waiter, Loop())
             await queue.room.wait(waiter)
 
 
