@@ -35,7 +35,7 @@ class Victim:
         self._scope = anyio.CancelScope()
         self._func = func
         self._native: Any = None
-        self._natively = False
+        self._natively = 0
         group.start_soon(self._run)
 
     async def _run(self) -> None:
@@ -46,6 +46,8 @@ class Victim:
                 self._native = asyncio.current_task()
             except RuntimeError:
                 self._native = None
+            for _ in range(self._natively):
+                self._native.cancel()
         try:
             with self._scope:
                 try:
@@ -68,10 +70,13 @@ class Victim:
             self._scope.cancel()
         elif how == "deadline":
             self._scope.deadline = anyio.current_time()
-        elif self._native is not None:  # else it has not begun, and cannot be named yet
-            self._natively = True
-            for _ in range(2 if how == "native twice" else 1):
-                self._native.cancel()
+        elif how in ("native", "native twice"):
+            times = 2 if how == "native twice" else 1
+            self._natively += times
+            # One that has not begun cannot be named yet, and is cancelled as it begins.
+            if self._native is not None:
+                for _ in range(times):
+                    self._native.cancel()
 
 
 async def ticks(number: int) -> None:

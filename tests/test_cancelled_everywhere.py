@@ -217,19 +217,16 @@ async def attempt(
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             victim = Victim(group, whole)
-            if how == "before":
-                victim.cancel("scope")
-            else:
+            if how != "before":
                 await ticks(tick)
             over = bool(used) or victim.outcome != "running"
             if not over:
-                victim.cancel(how)
+                victim.cancel("scope" if how == "before" else how)
                 if how == "native twice":
                     await ticks(3)
                     victim.cancel("native")
     context = f"{how} after {tick} ticks: {victim.outcome}, {victim.value!r}"
-    # A task that has not begun cannot be named yet, and is not cancelled natively.
-    if over or ("native" in how and not tick):
+    if over:
         assert victim.outcome in {"returned", "cancelled"}, context
     else:
         assert victim.outcome == "cancelled", context

@@ -284,7 +284,7 @@ async def test_nothing_is_lost_whoever_is_cancelled_at_any_point(
         for how in ways_to_cancel(anyio_backend)
         for point in range(30)
     }
-    assert outcomes == {"cancelled", "returned"}
+    assert outcomes >= ({"cancelled", "returned"} if whom == "producer" else {"cancelled"})
 
 
 @pytest.mark.parametrize("first", ("item", "cancel"))

@@ -12,6 +12,8 @@ import os
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -58,15 +60,24 @@ def _task_of(handle: Any) -> Any:
 
 
 def concurrency_tests(*modules: ModuleType) -> Iterator[Any]:
-    """The asynchronous tests that need nothing but a backend."""
+    """The asynchronous tests that need nothing but a backend, with each of their parameters' values."""
     for module in modules:
         for name, test in vars(module).items():
             if not name.startswith("test_") or not inspect.iscoroutinefunction(test):
                 continue
-            if name in LEFT_OUT or getattr(test, "pytestmark", None):
+            marks = getattr(test, "pytestmark", [])
+            if name in LEFT_OUT or any(mark.name != "parametrize" for mark in marks):
                 continue
-            if set(inspect.signature(test).parameters) <= {"anyio_backend"}:
-                yield pytest.param(test, id=f"{module.__name__}.{name}")
+            names = [mark.args[0] for mark in marks]
+            if any(
+                isinstance(value, type(pytest.param())) for mark in marks for value in mark.args[1]
+            ):
+                continue  # it has marks or ids of its own
+            if set(inspect.signature(test).parameters) - {*names} <= {"anyio_backend"}:
+                for numbered in product(*(enumerate(mark.args[1]) for mark in marks)):
+                    given = dict(zip(names, (value for _, value in numbered), strict=True))
+                    id = "-".join((f"{module.__name__}.{name}", *(str(n) for n, _ in numbered)))
+                    yield pytest.param(partial(test, **given), id=id)
 
 
 QUICK = [*concurrency_tests(test_event, test_queue, test_projection, test_stream, test_handler)]
@@ -81,7 +92,8 @@ def run(test: Test, backend: str, seed: int) -> None:
         import trio
 
         trio._core._run._r.seed(seed)  # type: ignore[attr-defined]
-    kwargs = {"anyio_backend": (backend, {})} if inspect.signature(test).parameters else {}
+    wants_backend = "anyio_backend" in inspect.signature(test).parameters
+    kwargs = {"anyio_backend": (backend, {})} if wants_backend else {}
 
     async def main() -> None:
         with anyio.fail_after(60):
