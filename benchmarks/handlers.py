@@ -52,6 +52,33 @@ def one_at_a_time(make: Callable[[], Any]) -> Side:
     return run
 
 
+def one_a_turn(make: Callable[[], Any]) -> Side:
+    """A token is told of at each turn of the event loop, as by a model that waits for each."""
+
+    async def run() -> int:
+        handler, count = make(), times(2000)
+        read = 0
+
+        async def consume() -> None:
+            nonlocal read
+            async for _ in handler.aiter():
+                read += 1
+
+        await handler.on_llm_start({}, ["hi"], run_id=RUN)
+        task = asyncio.ensure_future(consume())
+        for _ in range(count):
+            await handler.on_llm_new_token(TEXT, run_id=RUN)
+            await asyncio.sleep(0)
+        while read < count:
+            await asyncio.sleep(0)
+        await handler.on_llm_end(END, run_id=RUN)
+        await task
+        assert read == count
+        return count
+
+    return run
+
+
 def at_once(make: Callable[[], Any]) -> Side:
     """All tokens are told of before the first is read."""
 
@@ -105,6 +132,14 @@ CASES = [
         one_at_a_time(AsyncIteratorCallbackHandler),
         0.2,
         one_at_a_time(original),
+        NAME,
+        switches=2,
+    ),
+    Case(
+        "handler, a token each turn of the event loop, per token",
+        one_a_turn(AsyncIteratorCallbackHandler),
+        0.2,
+        one_a_turn(original),
         NAME,
         switches=2,
     ),

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import anyio
+from anyio.lowlevel import current_token
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models._compat_bridge import chunks_to_events
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream as PeerStream
@@ -131,6 +132,20 @@ def consumers(make: Callable[[], Any], number: int, burst: int, count: int) -> S
         return read
 
     return run
+
+
+async def asked() -> int:
+    """What each step of ours does besides: ask whether a cancel scope around it was cancelled."""
+
+    async def ask() -> None:
+        with anyio.CancelScope():
+            pass
+        check = current_token().backend_class.checkpoint_if_cancelled
+        for _ in range(times(1000)):
+            await check()
+
+    await asyncio.gather(*(ask() for _ in range(100)))
+    return 100 * times(1000)
 
 
 async def pushed_to_ours() -> int:
@@ -283,6 +298,7 @@ CASES = [
             ("100 consumers, bursts of 50, per delta and consumer", 100, 50, 1000, 1.0),
         )
     ),
+    Case("to ask anyio whether the task is cancelled, 100 tasks", asked, None, values=9),
     Case(
         "a delta pushed to a projection and read, beside a memory object stream",
         pushed_to_ours,
