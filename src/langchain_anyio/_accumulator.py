@@ -339,10 +339,10 @@ class Accumulator:
         "_finish_metadata",
         "_invalid_calls",
         "_quiet",
-        "_reasoning",
         "_server_calls",
         "_start_metadata",
         "_text",
+        "_thoughts",
         "done",
         "error",
         "finish_reason",
@@ -367,16 +367,23 @@ class Accumulator:
         self.tool_calls: list[ToolCall] = []
 
         self._text = _Prose("text")
-        self._reasoning = _Prose("reasoning")
+        self._thoughts: _Prose | None = None
         self._calls: dict[Any, _Call] = {}
         self._server_calls: dict[Any, _Call] = {}
-        self._quiet: set[Any] = set()
+        self._quiet: dict[Any, None] = {}
         """Calls of which a snapshot contradicted the deltas; they give no more of them."""
         self._blocks: dict[Any, _Block] = {}
         self._invalid_calls: list[_Block] = []
         self._start_metadata: Any = None
         self._finish_metadata: Any = None
         self._additional_kwargs: Any = None
+
+    @property
+    def _reasoning(self) -> _Prose:
+        # Made when there is some.
+        if self._thoughts is None:
+            self._thoughts = _Prose("reasoning")
+        return self._thoughts
 
     def feed(self, event: Mapping[str, Any]) -> Delta | None:
         """Take the next event.
@@ -578,7 +585,7 @@ class Accumulator:
             if isinstance(args, str):
                 known = "" if held is None else held.value or ""
                 if not args.startswith(known):
-                    self._quiet.add(index)
+                    self._quiet[index] = None
                 elif len(args) > len(known):
                     return self._call_delta(index, args[len(known) :])
         elif kind == "server_tool_call_chunk":
@@ -664,11 +671,11 @@ class Accumulator:
         self.finish_reason = _finish_reason(self._finish_metadata)
         self._sweep(self._calls, "tool_call")
         self._sweep(self._server_calls, "server_tool_call")
-        text, reasoning = self._text.joined(), self._reasoning.joined()
-        self.text = self._text.checked(text)
-        self.reasoning = self._reasoning.checked(reasoning)
+        self.text = self._text.checked(self._text.joined())
+        if self._thoughts is not None:
+            self.reasoning = self._thoughts.checked(self._thoughts.joined())
         self.message = self._assembled()
-        self._text, self._reasoning = _Prose("text"), _Prose("reasoning")
+        self._text, self._thoughts = _Prose("text"), None
 
     def _sweep(self, calls: dict[Any, _Call], kind: str) -> None:
         """Finish the calls that no event has finished."""

@@ -8,7 +8,6 @@ closed its connection before it ends, so it closes what it started itself.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import weakref
@@ -19,6 +18,14 @@ from typing import Any, Generic, TypeVar, cast, final
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
+
+if sys.version_info >= (3, 12):
+    # Makes no frame object, which would stay with a generator as long as that does.
+    _module_of_caller = sys._getframemodulename
+else:
+
+    def _module_of_caller(depth: int) -> str | None:
+        return cast("str | None", sys._getframe(depth + 1).f_globals.get("__name__"))
 
 
 @final
@@ -88,7 +95,7 @@ class AsyncGenerators:
         return [g for g in started if g is not None and g.ag_frame is not None]
 
     def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
-        if sys._getframe(1).f_code.co_filename == contextlib.__file__:
+        if _module_of_caller(1) == "contextlib":
             # It is an async context manager, which whoever entered it leaves: perhaps what several runs
             # share, and only the first of them opened.
             return
@@ -115,29 +122,29 @@ class _Watched(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         # The interpreter asks the hooks of the thread when a generator is first iterated over. They are the
-        # event loop's, so ours are in their place for as long only as our code runs.
+        # event loop's, or of what watches the task around this, so ours are in their place for as long only as our code runs.
         generators = self._generators
         steps = self._awaitable.__await__()
         resume: Callable[[Any], Any] = steps.send
         value: Any = None
-        loop_hooks = sys.get_asyncgen_hooks()
+        outer = sys.get_asyncgen_hooks()
 
         def collected(generator: AsyncGenerator[Any, Any]) -> None:
             if not generators._closed:
                 (generators._collected or generators._keep)(generator)
-            elif loop_hooks.finalizer is not None:
-                loop_hooks.finalizer(generator)
+            elif outer.finalizer is not None:
+                outer.finalizer(generator)
 
+        own, set_hooks = (generators._first_iteration, collected), sys.set_asyncgen_hooks
         while True:
-            outer = sys.get_asyncgen_hooks()
             try:
                 # In here, as an interrupt may come with any call.
-                sys.set_asyncgen_hooks(generators._first_iteration, collected)
+                set_hooks(*own)
                 yielded = resume(value)
             except StopIteration as stop:
                 return cast("T", stop.value)
             finally:
-                sys.set_asyncgen_hooks(*outer)
+                set_hooks(*outer)
             try:
                 value = yield yielded
                 resume = steps.send

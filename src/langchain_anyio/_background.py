@@ -55,41 +55,32 @@ class Loop:
     `call_soon()` may be called from any thread, at any time, also when the loop has ended.
     """
 
-    __slots__ = ("_call_soon", "token")
+    __slots__ = ("_context", "_kept", "token")
 
     def __init__(self) -> None:
         # Calls run in this context, not in that of whoever makes them, in another backend's thread perhaps.
-        context = copy_context()
-        self.token: object
-        self._call_soon: Callable[..., object]
+        self._context = copy_context()
+        self._kept: set[asyncio.Future[None]] | None = None
+        self.token: Any
         if backend() == "trio":
             import trio
 
-            token = trio.lowlevel.current_trio_token()
-            self.token = token
-            self._call_soon = lambda func: token.run_sync_soon(context.run, func)
+            self.token = trio.lowlevel.current_trio_token()
         else:
             import asyncio
 
-            kept = _kept()
-
-            async def call(func: Callable[[], object]) -> None:
-                func()
-
-            def call_in_task(func: Callable[[], object]) -> None:
-                # anyio knows its backend in a task, but not in every callback.
-                _keep(kept, call(func), "langchain_anyio call")
-
-            loop = asyncio.get_running_loop()
-            self.token = loop
-            self._call_soon = lambda func: loop.call_soon_threadsafe(
-                call_in_task, func, context=context
-            )
+            self._kept = _kept()
+            self.token = asyncio.get_running_loop()
 
     def call_soon(self, func: Callable[[], object]) -> bool:
         """Have the loop call `func`; return whether the loop still takes calls."""
         try:
-            self._call_soon(func)
+            if self._kept is None:
+                self.token.run_sync_soon(self._context.run, func)
+            else:
+                self.token.call_soon_threadsafe(
+                    _call_in_task, self._kept, func, context=self._context
+                )
         except RuntimeError:  # a closed asyncio loop; trio.RunFinishedError is one too
             return False
         return True
@@ -116,6 +107,15 @@ MOVED = (
     "a consumer runs on another event loop than what it reads; consume it where it began, or hand what it "
     "gives over with anyio.from_thread"
 )
+
+
+def _call_in_task(kept: set[asyncio.Future[None]], func: Callable[[], object]) -> None:
+    """Call `func` in a task: anyio knows its backend in one, but not in every callback."""
+
+    async def call() -> None:
+        func()
+
+    _keep(kept, call(), "langchain_anyio call")
 
 
 class Waiter(Protocol):
@@ -264,8 +264,14 @@ def _keep(
     if isinstance(task, asyncio.Task):
         task.set_name(name)
     tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    task.add_done_callback(lambda _: over())
+    task.add_done_callback(partial(_let_go, tasks, over))
+
+
+def _let_go(
+    tasks: set[asyncio.Future[None]], over: Callable[[], None], task: asyncio.Future[None]
+) -> None:
+    tasks.discard(task)
+    over()
 
 
 def is_cancellation(error: BaseException) -> bool:

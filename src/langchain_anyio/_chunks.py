@@ -96,12 +96,14 @@ def _delta_of(block: Mapping[str, Any]) -> dict[str, Any] | None:
 class _Block:
     """A block as far as it has come."""
 
-    __slots__ = ("_fields", "_grown", "_name", "index", "replaced")
+    __slots__ = ("_fields", "_grown", "_name", "index", "lacks_text", "replaced")
 
     def __init__(self, index: int, block: Mapping[str, Any]) -> None:
         self.index = index
         self.replaced = False
         """Whether it is not made of all of its slices."""
+        self.lacks_text = False
+        """Whether it lacks the text that the bridge's `text_of` gives."""
         self._replace(block)
 
     def _replace(self, block: Mapping[str, Any]) -> None:
@@ -202,7 +204,6 @@ class ChunkBridge:
         "_additional_kwargs",
         "_blocks",
         "_generation_info",
-        "_left_out",
         "_message_id",
         "_plain",
         "_plain_metadata",
@@ -222,8 +223,6 @@ class ChunkBridge:
     ) -> None:
         self._message_id = message_id
         self._text_of = text_of
-        self._left_out: set[int] = set()
-        """The indexes of blocks that lack the text that `text_of` gives."""
         self._generation_info = generation_info
         self._started = False
         self._blocks: dict[Any, _Block] = {}
@@ -296,18 +295,17 @@ class ChunkBridge:
         ):
             return None
         if text:
-            self._run.append(text)
-            if len(self._run) > LONGEST_RUN:
-                self._end_run()
+            if self._text_of is not None and not plain.replaced:
+                plain.lacks_text = True
+            else:
+                self._run.append(text)
+                if len(self._run) > LONGEST_RUN:
+                    self._end_run()
         return text
 
     def _end_run(self) -> None:
-        plain = self._plain
-        if self._run and plain is not None:
-            if self._text_of is None or plain.replaced:
-                plain.append("".join(self._run))
-            else:
-                self._left_out.add(plain.index)
+        if self._run and self._plain is not None:
+            self._plain.append("".join(self._run))
             self._run.clear()
 
     def finish(self) -> Sequence[MessagesData]:
@@ -338,7 +336,7 @@ class ChunkBridge:
         return [*events, finish]
 
     def _text_left_out(self, block: _Block) -> str | None:
-        if self._text_of is None or block.replaced or block.index not in self._left_out:
+        if self._text_of is None or block.replaced or not block.lacks_text:
             return None
         return self._text_of(block.index)
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 from uuid import UUID
 
@@ -56,7 +57,7 @@ except ImportError:
 set_config_context = _set_config_context
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ModelCall:
     """One call of a chat model, all that a caller says worked out as langchain-core works it out.
 
@@ -65,19 +66,20 @@ class ModelCall:
         stop: The stop sequences, for the model's own methods.
         kwargs: The keyword arguments, for the model's own methods.
         callbacks: The handlers, tags and metadata of the call.
+        run_id: The id of the run, where the caller named one.
+        serialized: The model, as handlers are shown it; this and what follows is empty where there is none.
         traced: The input, as handlers are shown it.
         start: The keyword arguments that handlers are given at the start.
-        run_id: The id of the run, where the caller named one.
     """
 
     messages: list[BaseMessage]
     stop: list[str] | None
     kwargs: dict[str, Any]
     callbacks: AsyncCallbackManager
-    serialized: dict[str, Any]
-    traced: list[BaseMessage]
-    start: dict[str, Any]
     run_id: UUID | None
+    serialized: dict[str, Any] = field(default_factory=dict)
+    traced: list[BaseMessage] = field(default_factory=list)
+    start: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare_call(
@@ -94,7 +96,7 @@ def prepare_call(
     # For tracing alone: providers refuse what they do not know.
     structured = kwargs.pop("ls_structured_output_format", None)
     structured = structured or kwargs.pop("structured_output_format", None)
-    params = model._get_invocation_params(stop=stop, **kwargs)
+    params = _Params(lambda: model._get_invocation_params(stop=stop, **kwargs))
     callbacks = AsyncCallbackManager.configure(
         config.get("callbacks"),
         model.callbacks,
@@ -106,30 +108,61 @@ def prepare_call(
             **model._get_ls_params_with_defaults(stop=stop, **kwargs),
         },
         model.metadata,
-        langsmith_inheritable_metadata=_filter_invocation_params_for_tracing(params),
+        langsmith_inheritable_metadata=params,
     )
-    return ModelCall(
+    call = ModelCall(
         messages=_normalize_messages(messages),
         stop=stop,
         kwargs=kwargs,
         callbacks=callbacks,
-        serialized=model._serialized,
-        traced=_format_for_tracing(messages),
-        start={
-            "invocation_params": params,
+        run_id=config.get("run_id"),
+    )
+    if callbacks.handlers:
+        made = params.made
+        call.serialized = model._serialized
+        call.traced = _format_for_tracing(messages)
+        call.start = {
+            "invocation_params": made,
             "options": {
                 "stop": stop,
-                **{key: params[key] for key in kwargs if key in params},
+                **{key: made[key] for key in kwargs if key in made},
                 **_format_ls_structured_output(structured),
             },
             "name": config.get("run_name"),
             "batch_size": 1,
-        },
-        run_id=config.get("run_id"),
-    )
+        }
+    return call
 
 
-@dataclass(frozen=True)
+class _Params(Mapping[str, Any]):
+    """The parameters of a call without the large ones, which a tracer notes; made if there is one to read them."""
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        self._make = make
+
+    @cached_property
+    def made(self) -> dict[str, Any]:
+        """All the parameters."""
+        return self._make()
+
+    @cached_property
+    def _filtered(self) -> dict[str, Any]:
+        return _filter_invocation_params_for_tracing(self.made)
+
+    def __bool__(self) -> bool:
+        return True  # to ask must not make them
+
+    def __getitem__(self, key: str) -> Any:
+        return self._filtered[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._filtered)
+
+    def __len__(self) -> int:
+        return len(self._filtered)
+
+
+@dataclass(slots=True)
 class Source:
     """The method of a model that its answer is had from.
 

@@ -96,6 +96,10 @@ class ProjectionState(Generic[D, F]):
             self.error = error
             self._traceback = error.__traceback__
 
+    def fail_as(self, other: ProjectionState[Any, Any]) -> None:
+        """End, before anybody waits, by the error that ended another one, with the traceback that it had then."""
+        self.done, self.error, self._traceback = True, other.error, other._traceback
+
     def _end(self) -> None:
         self._over.fire()
         self._wake()

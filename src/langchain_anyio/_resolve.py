@@ -18,7 +18,7 @@ from ._core import bound_config
 from ._graph import is_graph
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Target:
     """A chat model, a sequence that ends in one, or a graph, out of what is bound around it.
 

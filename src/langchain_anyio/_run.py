@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
+from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from typing import Any, cast, final
@@ -118,8 +126,7 @@ class ModelRun(Run):
         self._generators = AsyncGenerators()
         self._items: AsyncIterator[Any] | None = None
         self._end_traceback: Any = None
-        self._report_begun = False
-        self._reported = Event()
+        self._reported: Event | None = None
 
     # What the stream and its users call
 
@@ -258,13 +265,16 @@ class ModelRun(Run):
             call = call_of(target, input, self._kwargs)
         model = cast("BaseChatModel", target.runnable)
         run = self._llm_run = LLMRun(self._dispatch, call.callbacks, call.run_id or uuid7())
-        await run.start(call.serialized, call.traced, **call.start)
+        if run.handlers:
+            await run.start(call.serialized, call.traced, **call.start)
         self._state.accumulator.message_id = f"{LC_ID_PREFIX}-{run.run_id}"
         if model.rate_limiter is not None:
             # Nobody but the limiter knows when, and its own way to wait is asyncio's.
             while not await model.rate_limiter.aacquire(blocking=False):  # noqa: ASYNC110
                 await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
-        await self._generators.watch(self._produce(model, call, run))
+        producing = self._produce(model, call, run)
+        self._call = call = None  # what was for the handlers' start alone
+        await self._generators.watch(producing)
         if not self._state.done:
             if not self._state.flow.produced:
                 raise ValueError("No generation chunks were returned")
@@ -295,8 +305,10 @@ class ModelRun(Run):
                 kwargs = {}
         return target, input
 
-    async def _produce(self, model: BaseChatModel, call: ModelCall, run: LLMRun) -> None:
-        """Have the model answer, and show its answer as events."""
+    def _produce(
+        self, model: BaseChatModel, call: ModelCall, run: LLMRun
+    ) -> Coroutine[Any, Any, None]:
+        """Return what has the model answer, and shows its answer as events."""
         source = source_of(for_current_loop(model), call.kwargs)
         ask = partial(
             source.method,
@@ -316,17 +328,15 @@ class ModelRun(Run):
                     result = await ask()
                 yield answer_of(result)
 
-            await self._pump(run, answer(), partial(_replay, message_id=message_id))
-            return
+            return self._pump(run, answer(), partial(_replay, message_id=message_id))
         items: AsyncIterator[Any] = (
             ThreadIterator(ask, self._calls, label=label) if source.blocking else ask()
         )
         self._items = items
         if source.gives == "events":
-            await self._pump(run, items, lambda event: (event,))
-        else:
-            bridge = ChunkBridge(message_id, self._generation_info, self._state.accumulator.text_of)
-            await self._pump(run, items, bridge.feed, bridge.finish, bridge)
+            return self._pump(run, items, lambda event: (event,))
+        bridge = ChunkBridge(message_id, self._generation_info, self._state.accumulator.text_of)
+        return self._pump(run, items, bridge.feed, bridge.finish, bridge)
 
     async def _pump(
         self,
@@ -356,13 +366,14 @@ class ModelRun(Run):
         text_of = None if bridge is None or handlers else bridge.feed_text
         steps = 0
         over = False
-        with anyio.CancelScope() as stall:
+        stall = None if timeout is None else anyio.CancelScope()
+        with nullcontext() if stall is None else stall:
             while not over:
                 # Nobody reads on after the message's end, which a native producer may be past.
                 if not (flow.has_room(limit) or state.done):
                     await flow.wait_for_room(limit)
-                if timeout is not None:
-                    stall.deadline = anyio.current_time() + timeout
+                if stall is not None:
+                    stall.deadline = anyio.current_time() + cast("float", timeout)
                 text = None
                 events: Iterable[Mapping[str, Any]] = ()
                 try:
@@ -372,7 +383,7 @@ class ModelRun(Run):
                 except StopAsyncIteration:
                     events = last_events()
                     over = True
-                if timeout is not None:
+                if stall is not None:
                     stall.deadline = math.inf
                 if text and bridge is not None:
                     if not (flow.has_room(limit) or state.done):
@@ -387,7 +398,7 @@ class ModelRun(Run):
                 steps += 1
                 if not steps % STEPS_BETWEEN_YIELDS:
                     await checkpoint()
-        if stall.cancelled_caught:
+        if stall is not None and stall.cancelled_caught:
             raise StreamStalledError(cast("float", timeout))
 
     # The end
@@ -458,10 +469,10 @@ class ModelRun(Run):
 
     async def _report_end(self) -> None:
         """Tell the handlers of the end, or wait until the other task has that does so already."""
-        if self._report_begun:
+        if self._reported is not None:
             await self._reported.wait()
             return
-        self._report_begun = True
+        self._reported = Event()
         cancelled: BaseException | None = None
         try:
             for run in (self._llm_run, *reversed(self._chain_runs)):

@@ -74,17 +74,22 @@ def _text_event(index: int, text: str) -> MessagesData:
 
 @final
 class StreamState:
-    """What has come of one message. It is fed by a producer that need not hold the stream itself."""
+    """What has come of one message. It is fed by a producer that need not hold the stream itself.
+
+    Only projections that somebody has asked for, or that have a delta, are there; the others are made when that comes, and
+    stand then as if they had been there from the start. Most streams are read for their text and their message alone.
+    """
 
     __slots__ = (
+        "_output",
+        "_reasoning",
+        "_replay",
+        "_tool_calls",
+        "_usage",
         "accumulator",
         "events",
         "flow",
-        "output",
-        "reasoning",
         "text",
-        "tool_calls",
-        "usage",
     )
 
     def __init__(self, message_id: str | None = None, *, replay: bool = True) -> None:
@@ -93,22 +98,50 @@ class StreamState:
         self.flow: Flow = flow
         self.events: EventsState = EventsState(flow, replay=replay)
         self.text: ProjectionState[str, str] = ProjectionState(flow, replay=replay)
-        self.reasoning: ProjectionState[str, str] = ProjectionState(flow, replay=replay)
-        self.tool_calls: ProjectionState[ToolCallChunk, list[ToolCall]] = ProjectionState(
-            flow, replay=replay
-        )
-        self.output: ProjectionState[Never, AIMessage] = ProjectionState(flow)
-        self.usage: ProjectionState[Never, UsageInfo | None] = ProjectionState(flow)
+        self._replay = replay
+        self._reasoning: ProjectionState[str, str] | None = None
+        self._tool_calls: ProjectionState[ToolCallChunk, list[ToolCall]] | None = None
+        self._output: ProjectionState[Never, AIMessage] | None = None
+        self._usage: ProjectionState[Never, UsageInfo | None] | None = None
 
-    def states(self) -> tuple[ProjectionState[Any, Any], ...]:
-        return (
-            self.text,
-            self.reasoning,
-            self.tool_calls,
-            self.output,
-            self.usage,
-            self.events,
-        )
+    @property
+    def reasoning(self) -> ProjectionState[str, str]:
+        if self._reasoning is None:
+            self._reasoning = self._late(self.accumulator.reasoning)
+        return self._reasoning
+
+    @property
+    def tool_calls(self) -> ProjectionState[ToolCallChunk, list[ToolCall]]:
+        if self._tool_calls is None:
+            self._tool_calls = self._late(self.accumulator.tool_calls)
+        return self._tool_calls
+
+    @property
+    def output(self) -> ProjectionState[Never, AIMessage]:
+        if self._output is None:
+            self._output = self._late(self.accumulator.message)
+        return self._output
+
+    @property
+    def usage(self) -> ProjectionState[Never, UsageInfo | None]:
+        if self._usage is None:
+            self._usage = self._late(self.accumulator.usage)
+        return self._usage
+
+    def _late(self, final: Any) -> ProjectionState[Any, Any]:
+        """Make a projection that stands as the others do; `final` is its value, if the message is whole."""
+        state = ProjectionState[Any, Any](self.flow, replay=self._replay)
+        state.start, state.request_more = self.events.start, self.events.request_more
+        if self.events.error is not None:
+            state.fail_as(self.events)
+        elif self.done:
+            state.complete(final)
+        return state
+
+    def states(self) -> list[ProjectionState[Any, Any]]:
+        """Return the projections that are there."""
+        late = (self._reasoning, self._tool_calls, self._output, self._usage)
+        return [self.events, self.text, *(state for state in late if state is not None)]
 
     @property
     def done(self) -> bool:
@@ -151,17 +184,21 @@ class StreamState:
 
     def _end(self) -> None:
         accumulator = self.accumulator
-        if accumulator.error is not None:
-            for state in self.states():
+        finals: tuple[tuple[ProjectionState[Any, Any] | None, Any], ...] = (
+            (self.text, accumulator.text),
+            (self._reasoning, accumulator.reasoning),
+            (self._tool_calls, accumulator.tool_calls),
+            (self._output, accumulator.message),
+            (self._usage, accumulator.usage),
+            (self.events, []),  # whoever asks for the list gets one made for it
+        )
+        for state, value in finals:
+            if state is None:
+                continue
+            if accumulator.error is None:
+                state.complete(value)
+            else:
                 state.fail(accumulator.error)
-        else:
-            assert accumulator.message is not None
-            self.text.complete(accumulator.text)
-            self.reasoning.complete(accumulator.reasoning)
-            self.tool_calls.complete(accumulator.tool_calls)
-            self.output.complete(accumulator.message)
-            self.usage.complete(accumulator.usage)
-            self.events.complete([])  # whoever asks for the list gets one made for it
 
 
 class Run(ABC):
@@ -252,14 +289,13 @@ class AsyncChatModelStream:
         self._awaiting = 0
         self._namespace = namespace or []
         self._node = node
-        self._text = cast("AsyncTextProjection", AsyncTextProjection._view(state.text, owner))
-        self._reasoning = cast(
-            "AsyncTextProjection", AsyncTextProjection._view(state.reasoning, owner)
-        )
-        self._tool_calls = AsyncProjection._view(state.tool_calls, owner)
-        self._output = AsyncProjection._view(state.output, owner)
-        self._usage = AsyncProjection._view(state.usage, owner)
-        self._events = cast("_Events", _Events._view(state.events, owner))
+        # Made when they are first asked for.
+        self._text: AsyncTextProjection | None = None
+        self._reasoning: AsyncTextProjection | None = None
+        self._tool_calls: AsyncProjection[ToolCallChunk, list[ToolCall]] | None = None
+        self._output: AsyncProjection[Never, AIMessage] | None = None
+        self._usage: AsyncProjection[Never, UsageInfo | None] | None = None
+        self._events: _Events | None = None
 
     @classmethod
     def _of_run(cls, state: StreamState, run: Run, owner: object) -> Self:
@@ -336,36 +372,52 @@ class AsyncChatModelStream:
     @property
     def text(self) -> AsyncTextProjection:
         """The answer's text."""
+        if self._text is None:
+            self._text = cast(
+                "AsyncTextProjection", AsyncTextProjection._view(self._state.text, self._owner)
+            )
         return self._text
 
     @property
     def reasoning(self) -> AsyncTextProjection:
         """The model's reasoning, as far as the provider shows it."""
+        if self._reasoning is None:
+            self._reasoning = cast(
+                "AsyncTextProjection", AsyncTextProjection._view(self._state.reasoning, self._owner)
+            )
         return self._reasoning
 
     @property
     def tool_calls(self) -> AsyncProjection[ToolCallChunk, list[ToolCall]]:
         """The tool calls: pieces of their arguments as they come, then the calls with arguments parsed."""
+        if self._tool_calls is None:
+            self._tool_calls = AsyncProjection._view(self._state.tool_calls, self._owner)
         return self._tool_calls
 
     @property
     def output(self) -> AsyncProjection[Never, AIMessage]:
         """The message, as soon as it is whole; `await stream` also waits for the end's callbacks."""
+        if self._output is None:
+            self._output = AsyncProjection._view(self._state.output, self._owner)
         return self._output
 
     @property
     def usage(self) -> AsyncProjection[Never, UsageInfo | None]:
         """The tokens used, in and out."""
+        if self._usage is None:
+            self._usage = AsyncProjection._view(self._state.usage, self._owner)
         return self._usage
 
     @property
     def events(self) -> AsyncProjection[MessagesData, list[MessagesData]]:
         """The raw protocol events."""
+        if self._events is None:
+            self._events = cast("_Events", _Events._view(self._state.events, self._owner))
         return self._events
 
     def __aiter__(self) -> Cursor[MessagesData]:
         """Iterate over the raw protocol events from the first, then end or raise the error."""
-        return self._events.__aiter__()
+        return self.events.__aiter__()
 
     def interleave(self, *channels: Channel) -> InterleavedCursor:
         """Iterate over several projections at once, in the order in which their deltas came.

@@ -88,7 +88,7 @@ class ThreadCalls:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._left: set[_Call] = set()
+        self._left: dict[_Call, None] = {}
         self._all_returned = Wakeup()
 
     def left(self) -> list[str]:
@@ -132,11 +132,11 @@ class ThreadCalls:
             return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
         except anyio.get_cancelled_exc_class():
             if call.abandon():
-                self._left.add(call)
+                self._left[call] = None
             raise
 
     def _forget(self, call: _Call) -> None:
-        self._left.discard(call)
+        self._left.pop(call, None)
         if not self._left:
             self._all_returned.fire()
 
