@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from typing import Any
 
 import anyio
@@ -261,6 +262,48 @@ async def test_lazy_start() -> None:
         before = started
         await use(stream)
         assert started == before
+
+
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("asked_after", range(len(MIXED) + 1))
+async def test_a_projection_is_the_same_whenever_it_is_first_asked_for(
+    asked_after: int, failing: bool
+) -> None:
+    names = ("text", "reasoning", "tool_calls", "output", "usage", "events")
+    early, late = AsyncChatModelStream(), AsyncChatModelStream()
+    for name in names:
+        getattr(early, name)
+    events = MIXED[:-1] if failing else MIXED
+    for event in events[:asked_after]:
+        early.dispatch(event)
+        late.dispatch(event)
+    if failing and asked_after > len(events):
+        for stream in (early, late):
+            stream.fail(ValueError("broken"))
+            assert repr(await outcome(stream.text)) == "ValueError('broken')"
+    for name in names:
+        getattr(late, name)
+    for stream in (early, late):
+        for event in events[asked_after:]:
+            stream.dispatch(event)
+        if failing:
+            stream.fail(ValueError("broken"))
+    for name in names:
+        ours, expected = getattr(late, name), getattr(early, name)
+        assert ours is getattr(late, name)
+        assert ours.done
+        assert repr(ours.error) == repr(expected.error)
+        assert repr(await outcome(ours)) == repr(await outcome(expected))
+        if failing:
+            assert depth(await outcome(ours)) == depth(await outcome(expected))
+            with pytest.raises(ValueError, match="broken"):
+                await collect(ours)
+        else:
+            assert await collect(ours) == await collect(expected)
+
+
+def depth(error: BaseException) -> int:
+    return len(traceback.extract_tb(error.__traceback__))
 
 
 class Pump:

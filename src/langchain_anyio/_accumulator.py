@@ -81,8 +81,8 @@ class _Prose:
         self._name: Literal["text", "reasoning"] = name
         self._total = Rope()
         self._blocks: dict[Any, list[str]] = {}
-        self.loose: list[str] = []
-        """What came without an index."""
+        self.loose: list[str] | None = None
+        """What came without an index, if anything did."""
         self._run: list[str] = []
         """The latest pieces of the block at `_index`, which are in none of the others yet."""
         self._index: Any = None
@@ -119,6 +119,8 @@ class _Prose:
         if not isinstance(piece, str):
             raise self._not_text(piece)
         if index is None:
+            if self.loose is None:
+                self.loose = []
             self.loose.append(piece)
         elif (block := self.blocks.get(index)) is not None:
             block.append(piece)
@@ -370,7 +372,7 @@ class Accumulator:
         self._thoughts: _Prose | None = None
         self._calls: dict[Any, _Call] = {}
         self._server_calls: dict[Any, _Call] = {}
-        self._quiet: dict[Any, None] = {}
+        self._quiet: set[Any] | None = None
         """Calls of which a snapshot contradicted the deltas; they give no more of them."""
         self._blocks: dict[Any, _Block] = {}
         self._invalid_calls: list[_Block] = []
@@ -501,7 +503,7 @@ class Accumulator:
             if prose.loose:
                 loose.append({"type": name, name: "".join(prose.loose)})
         if not placed and not self._reasoning.loose:
-            return "".join(self._text.loose)
+            return "".join(self._text.loose or ())
         rank = {index: n for n, index in enumerate(_sorted([*dict(placed)]))}
         placed.sort(key=lambda item: rank[item[0]])
         return [block for _, block in placed] + loose
@@ -585,7 +587,9 @@ class Accumulator:
             if isinstance(args, str):
                 known = "" if held is None else held.value or ""
                 if not args.startswith(known):
-                    self._quiet[index] = None
+                    if self._quiet is None:
+                        self._quiet = set()
+                    self._quiet.add(index)
                 elif len(args) > len(known):
                     return self._call_delta(index, args[len(known) :])
         elif kind == "server_tool_call_chunk":
@@ -595,7 +599,7 @@ class Accumulator:
         return None
 
     def _call_delta(self, index: Any, args: Any, provider_index: Any = None) -> Delta | None:
-        if index in self._quiet:
+        if self._quiet is not None and index in self._quiet:
             return None
         fields = self._calls[index].fields
         chunk: ToolCallChunk = {

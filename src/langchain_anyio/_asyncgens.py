@@ -12,8 +12,8 @@ import logging
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from types import AsyncGeneratorType
-from typing import Any, Generic, TypeVar, cast, final
+from types import AsyncGeneratorType, coroutine
+from typing import Any, TypeVar, cast, final
 
 T = TypeVar("T")
 
@@ -48,9 +48,40 @@ class AsyncGenerators:
         self._started: dict[int, Callable[[], AsyncGeneratorType[Any, Any] | None]] = {}
         self._closed = False
 
-    def watch(self, awaitable: Awaitable[T]) -> _Watched[T]:
-        """Return an awaitable that runs `awaitable` and notes the generators it starts."""
-        return _Watched(awaitable, self)
+    @coroutine
+    def watch(self, awaitable: Awaitable[T]) -> Generator[Any, Any, T]:
+        """Run `awaitable` and note the generators it starts."""
+        # The interpreter asks the hooks of the thread when a generator is first iterated over. They are the
+        # event loop's, or of what watches the task around this, so ours are in their place for as long only as our code runs.
+        steps = awaitable.__await__()
+        resume: Callable[[Any], Any] = steps.send
+        value: Any = None
+        outer, set_hooks = sys.get_asyncgen_hooks(), sys.set_asyncgen_hooks
+
+        def collected(generator: AsyncGenerator[Any, Any]) -> None:
+            if not self._closed:
+                (self._collected or self._keep)(generator)
+            elif outer.finalizer is not None:
+                outer.finalizer(generator)
+
+        while True:
+            try:
+                # In here, as an interrupt may come with any call.
+                set_hooks(self._first_iteration, collected)
+                yielded = resume(value)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            finally:
+                set_hooks(*outer)
+            try:
+                value = yield yielded
+                resume = steps.send
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as exc:  # noqa: BLE001 - whatever is thrown in goes on in there
+                value = exc
+                resume = steps.throw
 
     def are_open(self) -> bool:
         """Tell whether there is anything to close."""
@@ -110,47 +141,3 @@ class AsyncGenerators:
     def _keep(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Keep one that would be collected."""
         self._started[id(generator)] = lambda: cast("AsyncGeneratorType[Any, Any]", generator)
-
-
-@final
-class _Watched(Generic[T]):
-    __slots__ = ("_awaitable", "_generators")
-
-    def __init__(self, awaitable: Awaitable[T], generators: AsyncGenerators) -> None:
-        self._awaitable = awaitable
-        self._generators = generators
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        # The interpreter asks the hooks of the thread when a generator is first iterated over. They are the
-        # event loop's, or of what watches the task around this, so ours are in their place for as long only as our code runs.
-        generators = self._generators
-        steps = self._awaitable.__await__()
-        resume: Callable[[Any], Any] = steps.send
-        value: Any = None
-        outer = sys.get_asyncgen_hooks()
-
-        def collected(generator: AsyncGenerator[Any, Any]) -> None:
-            if not generators._closed:
-                (generators._collected or generators._keep)(generator)
-            elif outer.finalizer is not None:
-                outer.finalizer(generator)
-
-        own, set_hooks = (generators._first_iteration, collected), sys.set_asyncgen_hooks
-        while True:
-            try:
-                # In here, as an interrupt may come with any call.
-                set_hooks(*own)
-                yielded = resume(value)
-            except StopIteration as stop:
-                return cast("T", stop.value)
-            finally:
-                set_hooks(*outer)
-            try:
-                value = yield yielded
-                resume = steps.send
-            except GeneratorExit:
-                steps.close()
-                raise
-            except BaseException as exc:  # noqa: BLE001 - whatever is thrown in goes on in there
-                value = exc
-                resume = steps.throw

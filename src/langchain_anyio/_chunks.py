@@ -53,6 +53,8 @@ _PLAIN_PROVIDERS = frozenset(
     }
 )
 _NO_INDEX = object()
+# What most messages have none of takes no dict of its own for each.
+_NOTHING: dict[str, Any] = {}
 _TEXT_KEY = (_NO_INDEX, "text", 0)
 
 
@@ -226,16 +228,16 @@ class ChunkBridge:
         self._generation_info = generation_info
         self._started = False
         self._blocks: dict[Any, _Block] = {}
-        self._usage: dict[str, Any] = {}
-        self._response_metadata: dict[str, Any] = {}
-        self._additional_kwargs: dict[str, Any] = {}
+        self._usage: dict[str, Any] = _NOTHING
+        self._response_metadata: dict[str, Any] = _NOTHING
+        self._additional_kwargs: dict[str, Any] = _NOTHING
         self.text_index: int = -1
         """The index of the block that a text of `feed_text()` belongs to."""
         self._plain: _Block | None = None
         """The block that plain text goes to, if the last chunk was plain text."""
         self._run: list[str] = []
         """Text that is of this block and not in it yet, joined now and then to take less memory."""
-        self._plain_metadata: dict[str, Any] = {}
+        self._plain_metadata: dict[str, Any] = _NOTHING
         """The metadata of that chunk; a chunk with other metadata may not be as plain."""
 
     def feed(self, chunk: ChatGenerationChunk) -> Sequence[MessagesData]:
@@ -268,7 +270,7 @@ class ChunkBridge:
         if plain:
             self._plain = self._blocks.get(_TEXT_KEY)
             self.text_index = -1 if self._plain is None else self._plain.index
-            self._plain_metadata = message.response_metadata.copy()
+            self._plain_metadata = message.response_metadata.copy() or _NOTHING
         return events
 
     def feed_text(self, chunk: ChatGenerationChunk) -> str | None:
@@ -348,7 +350,8 @@ class ChunkBridge:
         for_tracing = metadata.pop(GATEWAY_METADATA_RESPONSE_KEY, None)
         if self._generation_info is not None and isinstance(for_tracing, dict):
             self._generation_info[GATEWAY_METADATA_RESPONSE_KEY] = for_tracing
-        self._response_metadata.update(metadata)
+        if metadata:
+            self._response_metadata = {**self._response_metadata, **metadata}
         if message.additional_kwargs:
             self._additional_kwargs = merge_dicts(
                 self._additional_kwargs, message.additional_kwargs
@@ -412,6 +415,7 @@ class ChunkBridge:
         return start
 
     def _add_usage(self, usage: Mapping[str, Any]) -> None:
+        self._usage = self._usage or {}
         for key in ("input_tokens", "output_tokens", "total_tokens"):
             if key in usage:
                 self._usage[key] = self._usage.get(key, 0) + usage[key]

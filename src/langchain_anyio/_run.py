@@ -6,7 +6,6 @@ import math
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Callable,
     Coroutine,
     Iterable,
     Mapping,
@@ -69,6 +68,7 @@ CLEANUP_SECONDS = 5.0
 MODEL_SECONDS = 3.0
 # When a task that cleans up gives up by itself, before the one that watches it gives it up.
 OWN_SECONDS = 4.75
+_NO_SCOPE = nullcontext()
 
 
 def call_of(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
@@ -108,6 +108,7 @@ class ModelRun(Run):
     ) -> None:
         self._state = state
         self._target = target
+        self._name = type(target.runnable).__name__
         self._input = input
         self._call = call
         self._kwargs = kwargs
@@ -122,7 +123,7 @@ class ModelRun(Run):
         self._end_scope: anyio.CancelScope | None = None
         self._generation_info: dict[str, Any] = {}
         self._llm_run: LLMRun | None = None
-        self._chain_runs: list[ChainRun] = []
+        self._chain_runs: tuple[ChainRun, ...] = ()
         self._generators = AsyncGenerators()
         self._items: AsyncIterator[Any] | None = None
         self._end_traceback: Any = None
@@ -259,11 +260,7 @@ class ModelRun(Run):
             self._end_traceback = error.__traceback__
 
     async def _run_model(self) -> None:
-        target, call = self._target, self._call
-        if call is None:
-            target, input = await self._run_steps(target, self._input)
-            call = call_of(target, input, self._kwargs)
-        model = cast("BaseChatModel", target.runnable)
+        model, call = await self._prepare()
         run = self._llm_run = LLMRun(self._dispatch, call.callbacks, call.run_id or uuid7())
         if run.handlers:
             await run.start(call.serialized, call.traced, **call.start)
@@ -273,13 +270,24 @@ class ModelRun(Run):
             while not await model.rate_limiter.aacquire(blocking=False):  # noqa: ASYNC110
                 await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
         producing = self._produce(model, call, run)
-        self._call = call = None  # what was for the handlers' start alone
+        del call
         await self._generators.watch(producing)
         if not self._state.done:
             if not self._state.flow.produced:
                 raise ValueError("No generation chunks were returned")
             # Native event producers may leave the last event out.
             self._state.dispatch({"event": "message-finish"})
+
+    async def _prepare(self) -> tuple[BaseChatModel, ModelCall]:
+        """Return the model, and the call of it. The run does not keep these for as long as the answer takes."""
+        target, call = self._target, self._call
+        if call is None:
+            target, input = await self._run_steps(target, self._input)
+            call = call_of(target, input, self._kwargs)
+        del self._target, self._call, self._input, self._kwargs
+        model = cast("BaseChatModel", target.runnable)
+        self._name = type(model).__name__
+        return model, call
 
     async def _run_steps(self, target: Target, input: Any) -> tuple[Target, Any]:
         """Run what comes before the model in a sequence, as `RunnableSequence.ainvoke` does."""
@@ -292,7 +300,7 @@ class ModelRun(Run):
             config = ensure_config(target.config)
             manager = get_async_callback_manager_for_config(config)
             chain = ChainRun(self._dispatch, manager, config.pop("run_id", None) or uuid7())
-            self._chain_runs.append(chain)
+            self._chain_runs = (*self._chain_runs, chain)
             await chain.start(input, name=config.get("run_name") or sequence.get_name())
             kwargs = target.bound
             for number, step in enumerate(sequence.steps, 1):
@@ -328,32 +336,28 @@ class ModelRun(Run):
                     result = await ask()
                 yield answer_of(result)
 
-            return self._pump(run, answer(), partial(_replay, message_id=message_id))
+            return self._pump(run, answer(), _Replay(message_id))
         items: AsyncIterator[Any] = (
             ThreadIterator(ask, self._calls, label=label) if source.blocking else ask()
         )
         self._items = items
         if source.gives == "events":
-            return self._pump(run, items, lambda event: (event,))
+            return self._pump(run, items, _Events())
         bridge = ChunkBridge(message_id, self._generation_info, self._state.accumulator.text_of)
-        return self._pump(run, items, bridge.feed, bridge.finish, bridge)
+        return self._pump(run, items, bridge)
 
     async def _pump(
         self,
         run: LLMRun,
         items: AsyncIterator[Any],
-        events_of: Callable[[Any], Iterable[Mapping[str, Any]]],
-        last_events: Callable[[], Iterable[Mapping[str, Any]]] = tuple,
-        bridge: ChunkBridge | None = None,
+        shown: ChunkBridge | _Events,
     ) -> None:
         """Show what the model gives, holding it back while nobody keeps up with it.
 
         Args:
             run: The run, whose handlers are told of each event.
             items: What the model gives.
-            events_of: Makes the events of an item.
-            last_events: Makes those of the end.
-            bridge: What gives the text of an item that is nothing else, where nobody is told of its event.
+            shown: Makes the events of each item, and the last ones.
         """
         state, flow, limit, timeout = (
             self._state,
@@ -363,11 +367,12 @@ class ModelRun(Run):
         )
         handlers = run.handlers
         next_item = items.__aiter__().__anext__
-        text_of = None if bridge is None or handlers else bridge.feed_text
+        # Where nobody is told of its event, an item that is text and nothing else need not become one.
+        bridge = shown if isinstance(shown, ChunkBridge) and not handlers else None
         steps = 0
         over = False
         stall = None if timeout is None else anyio.CancelScope()
-        with nullcontext() if stall is None else stall:
+        with stall or _NO_SCOPE:
             while not over:
                 # Nobody reads on after the message's end, which a native producer may be past.
                 if not (flow.has_room(limit) or state.done):
@@ -378,10 +383,10 @@ class ModelRun(Run):
                 events: Iterable[Mapping[str, Any]] = ()
                 try:
                     item = await next_item()
-                    if text_of is None or (text := text_of(item)) is None:
-                        events = events_of(item)
+                    if bridge is None or (text := bridge.feed_text(item)) is None:
+                        events = shown.feed(item)
                 except StopAsyncIteration:
-                    events = last_events()
+                    events = shown.finish()
                     over = True
                 if stall is not None:
                     stall.deadline = math.inf
@@ -537,7 +542,7 @@ class ModelRun(Run):
     def _warn_of_left(self) -> None:
         left = [*self._dispatch.unreturned.values(), *self._calls.left()]
         if not self._left_model.is_set():
-            left.insert(0, f"the model {type(self._target.runnable).__name__}")
+            left.insert(0, f"the model {self._name}")
         warn_of_leak(
             f"the cleanup of a stream was given up after {CLEANUP_SECONDS:g} seconds; left behind: "
             + (", ".join(left) or "a generator of the model"),
@@ -545,10 +550,30 @@ class ModelRun(Run):
         )
 
 
-def _replay(message: AIMessage, *, message_id: str | None) -> Iterable[Mapping[str, Any]]:
-    """Show a whole message as events; those of langchain-core leave `additional_kwargs` out."""
-    for event in message_to_events(message, message_id=message_id):
-        if event["event"] == "message-finish" and message.additional_kwargs:
-            yield {**event, "additional_kwargs": dict(message.additional_kwargs)}
-        else:
-            yield event
+class _Events:
+    """The items are events."""
+
+    __slots__ = ()
+
+    def feed(self, item: Any) -> Iterable[Mapping[str, Any]]:
+        return (item,)
+
+    def finish(self) -> Iterable[Mapping[str, Any]]:
+        return ()
+
+
+@final
+class _Replay(_Events):
+    """The items are whole messages. The events that langchain-core makes of one leave `additional_kwargs` out."""
+
+    __slots__ = ("_message_id",)
+
+    def __init__(self, message_id: str | None) -> None:
+        self._message_id = message_id
+
+    def feed(self, item: AIMessage) -> Iterable[Mapping[str, Any]]:
+        for event in message_to_events(item, message_id=self._message_id):
+            if event["event"] == "message-finish" and item.additional_kwargs:
+                yield {**event, "additional_kwargs": dict(item.additional_kwargs)}
+            else:
+                yield event
