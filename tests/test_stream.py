@@ -264,7 +264,7 @@ async def test_lazy_start() -> None:
         assert started == before
 
 
-@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("failing", (False, True))
 @pytest.mark.parametrize("asked_after", range(len(MIXED) + 1))
 async def test_a_projection_is_the_same_whenever_it_is_first_asked_for(
     asked_after: int, failing: bool
