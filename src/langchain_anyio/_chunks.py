@@ -346,12 +346,8 @@ class ChunkBridge:
         self, message: AIMessageChunk, generation_info: dict[str, Any] | None, *, plain: bool
     ) -> Sequence[MessagesData]:
         events: list[Any] = []
-        metadata = {**(generation_info or {}), **message.response_metadata}
-        for_tracing = metadata.pop(GATEWAY_METADATA_RESPONSE_KEY, None)
-        if self._generation_info is not None and isinstance(for_tracing, dict):
-            self._generation_info[GATEWAY_METADATA_RESPONSE_KEY] = for_tracing
-        if metadata:
-            self._response_metadata = {**self._response_metadata, **metadata}
+        if generation_info or message.response_metadata:
+            self._add_metadata({**(generation_info or {}), **message.response_metadata})
         if message.additional_kwargs:
             self._additional_kwargs = merge_dicts(
                 self._additional_kwargs, message.additional_kwargs
@@ -361,18 +357,29 @@ class ChunkBridge:
             events.append(self._start_of(message))
         if (
             plain
-            and message.content
+            and (text := message.content)
             and type(message) is AIMessageChunk
             and "output_version" not in message.response_metadata
         ):
             # The first text mostly is, and the first delta waits for this.
-            blocks: Sequence[Any] = ({"type": "text", "text": message.content},)
-        else:
-            try:
-                blocks = cast("Sequence[Any]", message.content_blocks)
-            except Exception:  # noqa: BLE001
-                # A chunk that cannot be understood adds no block; what it says besides still counts.
-                blocks = ()
+            whole = {"type": "text", "text": text}
+            known = self._blocks.get(_TEXT_KEY)
+            if known is None:
+                index = len(self._blocks)
+                self._blocks[_TEXT_KEY] = _Block(index, whole)
+                start = {"type": "text", "text": ""}
+                events.append({"event": "content-block-start", "index": index, "content": start})
+            else:
+                index = known.index
+                known.extend(whole)
+            piece = {"type": "text-delta", "text": text}
+            events.append({"event": "content-block-delta", "index": index, "delta": piece})
+            return events
+        try:
+            blocks = cast("Sequence[Any]", message.content_blocks)
+        except Exception:  # noqa: BLE001
+            # A chunk that cannot be understood adds no block; what it says besides still counts.
+            blocks = ()
         for position, block in enumerate(blocks):
             if not isinstance(block, dict):
                 continue
@@ -405,14 +412,22 @@ class ChunkBridge:
     def _start_of(self, message: AIMessageChunk) -> dict[str, Any]:
         message_id = message.id if self._message_id is None else self._message_id
         start: dict[str, Any] = {"event": "message-start", "role": "ai", "id": message_id or ""}
-        metadata = {
-            key: message.response_metadata[name]
-            for key, name in (("provider", "model_provider"), ("model", "model_name"))
-            if name in message.response_metadata
-        }
-        if metadata:
-            start["metadata"] = metadata
+        if message.response_metadata:
+            metadata = {
+                key: message.response_metadata[name]
+                for key, name in (("provider", "model_provider"), ("model", "model_name"))
+                if name in message.response_metadata
+            }
+            if metadata:
+                start["metadata"] = metadata
         return start
+
+    def _add_metadata(self, metadata: dict[str, Any]) -> None:
+        for_tracing = metadata.pop(GATEWAY_METADATA_RESPONSE_KEY, None)
+        if self._generation_info is not None and isinstance(for_tracing, dict):
+            self._generation_info[GATEWAY_METADATA_RESPONSE_KEY] = for_tracing
+        if metadata:
+            self._response_metadata = {**self._response_metadata, **metadata}
 
     def _add_usage(self, usage: Mapping[str, Any]) -> None:
         self._usage = self._usage or {}
