@@ -121,8 +121,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         on_anyio = "anyio_backend" in getattr(item, "fixturenames", ())
         if on_trio and on_anyio:
             raise pytest.UsageError(f"{item.nodeid} is marked both anyio and trio")
-        # A test that has nothing to do with a backend is run once, beside asyncio's.
-        wanted = on_anyio or ("trio" if on_trio else "asyncio") in selected
+        # A test that has no backend of its own is run once, beside asyncio's, or trio's where its module needs trio.
+        beside_trio = on_trio or item.path.name.endswith("_trio.py")
+        wanted = on_anyio or ("trio" if beside_trio else "asyncio") in selected
         if item.get_closest_marker("long") is not None and not config.getoption("--long"):
             wanted = False
         # What goes into the table, and what makes up its cases.
