@@ -17,6 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from cancelling import Victim, ticks, ways_to_cancel
 from langchain_anyio import disable_trio, enable_trio, open_stream
+from tally import tried
 
 pytestmark = pytest.mark.anyio
 
@@ -128,6 +129,7 @@ async def test_all_that_was_begun_has_ended(
             assert sorted(agent.begun) == sorted(agent.ended), (how, point)
             assert left_over() == [], (how, point)
             outcomes[victim.outcome] = outcomes.get(victim.outcome, 0) + 1
+            tried("Cancellation: an agent with tools at work, at each second of its steps")
             if victim.outcome == "returned":
                 assert victim.value == "Done."
                 break

@@ -67,6 +67,7 @@ from langchain_anyio._trio._namespace import (
 from langchain_anyio._trio._survey import out_of_reach, uses
 from langchain_anyio._trio._v3 import StreamOfCore
 from models import AsyncRecorder, Recorder
+from tally import tried
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -834,19 +835,23 @@ def attempt(call: Callable[..., Any], steps: float) -> tuple[int, bool]:
     return instrument.taken, cancelled
 
 
+# The number of points tried between the first and the last.
+@pytest.mark.parametrize("points", (60, pytest.param(100_000, marks=pytest.mark.long)))
 @pytest.mark.parametrize("call", (invoked, batched, drained, completed, events, logged))
 @pytest.mark.filterwarnings("ignore:astream_log is deprecated")
 def test_a_call_is_cancelled_at_each_of_its_steps(
-    call: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    call: Callable[..., Any], points: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, cancelled = attempt(call, float("inf"))
     assert not cancelled
     assert whole > 20
     # Each step of the first and the last, and a sample of those between; threads make the number vary.
-    stride = max(1, whole // 60)
+    stride = max(1, whole // points)
     outcomes = [attempt(call, steps)[1] for steps in (*range(1, 15), *range(15, whole, stride))]
     assert outcomes[0]
     assert sum(outcomes) > len(outcomes) * 0.8
+    what = "Cancellation: a chain under enable_trio(), at each of its steps"
+    tried(what, len(outcomes), backend="trio")
     gc.collect()
     logged = [r for r in caplog.records if r.name.startswith(("langchain_anyio", "trio"))]
     assert not logged, [r.getMessage() for r in logged]
