@@ -78,8 +78,9 @@ class ProjectionState(Generic[D, F]):
         if self.more.waiting:
             self._wake()
         self.deltas.append(delta)
-        if self.marks is not None:
-            self.marks.append(self.flow.produced)  # type: ignore[union-attr]  # marks are the flow's
+        marks = self.marks
+        if marks is not None:
+            marks.append(self.flow.produced)  # type: ignore[union-attr]  # marks are the flow's
         if self._cursors is not None:
             self._drop_passed()
 

@@ -37,6 +37,15 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
         self.marks: array[int] | None = None  # an event's mark is its own number
         self.text_index: int | None = None
 
+    def record(self, event: Any) -> None:
+        """Append the next event and wake the cursors; `push()` of what the flow counts."""
+        self.flow.produced += 1
+        if self.more.waiting:
+            self._wake()
+        self.deltas.append(event)
+        if self._cursors is not None:
+            self._drop_passed()
+
     def other_text(self, index: int, text: str) -> MessagesData | str:
         """Return what to append for a piece of text that is not of `text_index`, or the first of all."""
         if self.text_index is None:
@@ -152,8 +161,7 @@ class StreamState:
 
     def dispatch(self, event: Mapping[str, Any]) -> None:
         """Record an event and show what it adds."""
-        self.flow.produced += 1
-        self.events.push(event)
+        self.events.record(event)
         accumulator = self.accumulator
         try:
             delta = accumulator.feed(event)
@@ -170,8 +178,7 @@ class StreamState:
     def dispatch_text(self, index: int, text: str) -> None:
         """Do what `dispatch()` does with the event of a piece of text, which need not be there."""
         events = self.events
-        self.flow.produced += 1
-        events.push(text if index == events.text_index else events.other_text(index, text))
+        events.record(text if index == events.text_index else events.other_text(index, text))
         if not events.done:
             self.accumulator.grow_text(text, index)
             self.text.push(text)
