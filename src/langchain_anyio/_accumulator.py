@@ -102,7 +102,7 @@ class _Prose:
             joined = "".join(self._run)
             self._run.clear()
             self._total.append(joined)
-            self._blocks[self._index].append(joined)
+            self._blocks.setdefault(self._index, []).append(joined)
 
     def grow(self, piece: Any, index: Any) -> Delta | None:
         """Take one delta."""
@@ -112,6 +112,11 @@ class _Prose:
             self._run.append(piece)
             if len(self._run) > LONGEST_RUN:
                 self._end_run()
+            return self._name, piece
+        if type(index) is int and isinstance(piece, str) and self._total.is_text:
+            self._end_run()
+            self._index = index
+            self._run.append(piece)
             return self._name, piece
         total = self.total
         self._index = None

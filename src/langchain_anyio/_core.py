@@ -8,9 +8,8 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, final
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager
@@ -57,7 +56,7 @@ except ImportError:
 set_config_context = _set_config_context
 
 
-@dataclass(slots=True)
+@final
 class ModelCall:
     """One call of a chat model, all that a caller says worked out as langchain-core works it out.
 
@@ -72,14 +71,33 @@ class ModelCall:
         start: The keyword arguments that handlers are given at the start.
     """
 
-    messages: list[BaseMessage]
-    stop: list[str] | None
-    kwargs: dict[str, Any]
-    callbacks: AsyncCallbackManager
-    run_id: UUID | None
-    serialized: dict[str, Any] = field(default_factory=dict)
-    traced: list[BaseMessage] = field(default_factory=list)
-    start: dict[str, Any] = field(default_factory=dict)
+    __slots__ = (
+        "callbacks",
+        "kwargs",
+        "messages",
+        "run_id",
+        "serialized",
+        "start",
+        "stop",
+        "traced",
+    )
+
+    def __init__(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: dict[str, Any],
+        callbacks: AsyncCallbackManager,
+        run_id: UUID | None,
+    ) -> None:
+        self.messages: list[BaseMessage] = messages
+        self.stop: list[str] | None = stop
+        self.kwargs: dict[str, Any] = kwargs
+        self.callbacks: AsyncCallbackManager = callbacks
+        self.run_id: UUID | None = run_id
+        self.serialized: dict[str, Any] = {}
+        self.traced: list[BaseMessage] = []
+        self.start: dict[str, Any] = {}
 
 
 def prepare_call(
@@ -162,7 +180,7 @@ class _Params(Mapping[str, Any]):
         return len(self._filtered)
 
 
-@dataclass(slots=True)
+@final
 class Source:
     """The method of a model that its answer is had from.
 
@@ -173,10 +191,19 @@ class Source:
         method: The method.
     """
 
-    gives: Literal["events", "chunks", "answer"]
-    blocking: bool
-    name: str
-    method: Callable[..., Any]
+    __slots__ = ("blocking", "gives", "method", "name")
+
+    def __init__(
+        self,
+        gives: Literal["events", "chunks", "answer"],
+        blocking: bool,
+        name: str,
+        method: Callable[..., Any],
+    ) -> None:
+        self.gives: Literal["events", "chunks", "answer"] = gives
+        self.blocking: bool = blocking
+        self.name: str = name
+        self.method: Callable[..., Any] = method
 
 
 def source_of(model: BaseChatModel, kwargs: dict[str, Any]) -> Source:

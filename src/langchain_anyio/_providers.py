@@ -16,7 +16,7 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, final
 
-from anyio import move_on_after
+import anyio
 from anyio.lowlevel import RunVar
 
 from ._background import Loop
@@ -225,7 +225,7 @@ class _LoopClients:
             self._open.clear()
             self._keeper = None
             # trio runs this in a cancelled scope.
-            with move_on_after(CLOSING_SECONDS, shield=True):
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
                 await self._closing.aclose()
 
     def get(self, key: Hashable, open_client: Callable[[], Any]) -> Any:
@@ -362,7 +362,7 @@ class _Stream(_Forwarding):
 
     async def __anext__(self) -> Any:
         # The wait that is cut short closes the response, as a cancelled one does.
-        with move_on_after(self._limit.seconds):
+        with anyio.move_on_after(self._limit.seconds):
             chunk = await self._chunks.__anext__()
             self._chunks_received += 1
             return chunk

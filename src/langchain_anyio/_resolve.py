@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, cast, final
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import (
@@ -18,7 +17,7 @@ from ._core import bound_config
 from ._graph import is_graph
 
 
-@dataclass(slots=True)
+@final
 class Target:
     """A chat model, a sequence that ends in one, or a graph, out of what is bound around it.
 
@@ -28,9 +27,17 @@ class Target:
         bound: The keyword arguments that are bound to it.
     """
 
-    runnable: BaseChatModel | RunnableSequence[Any, Any] | Runnable[Any, Any]
-    config: RunnableConfig | None
-    bound: dict[str, Any] = field(default_factory=dict)
+    __slots__ = ("bound", "config", "runnable")
+
+    def __init__(
+        self,
+        runnable: BaseChatModel | RunnableSequence[Any, Any] | Runnable[Any, Any],
+        config: RunnableConfig | None,
+        bound: dict[str, Any],
+    ) -> None:
+        self.runnable: BaseChatModel | RunnableSequence[Any, Any] | Runnable[Any, Any] = runnable
+        self.config: RunnableConfig | None = config
+        self.bound: dict[str, Any] = bound
 
 
 def resolve(model: object, config: RunnableConfig | None) -> Target:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, final
 
-from anyio import CancelScope
+import anyio
 from anyio.lowlevel import current_token
 
 from ._background import MOVED, Waiter, waiters
@@ -69,7 +69,7 @@ class Steps:
         if self.taken == STEPS_BETWEEN_YIELDS + 1:
             # On asyncio anyio looks a task up that has never been in a cancel scope by raising a KeyError, at
             # each checkpoint; this takes longer than all the rest of a step.
-            with CancelScope():  # noqa: ASYNC100 - it cancels nothing
+            with anyio.CancelScope():  # noqa: ASYNC100 - it cancels nothing
                 pass
         return (self._backend or self._look_up()).checkpoint()
 
