@@ -21,7 +21,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.stream import StreamTransformer
+from langgraph.types import Command, StreamWriter, interrupt
 from typing_extensions import TypedDict
 
 from cancelling import Victim, settle, ticks, ways_to_cancel
@@ -404,3 +405,85 @@ async def test_a_cleanup_that_takes_too_long_is_given_up(monkeypatch: pytest.Mon
         release.set()
         while not endless.all_ended():
             await checkpoint()
+
+
+class Failing(StreamTransformer):
+    """Fails at what a node writes, while the node goes on."""
+
+    required_stream_modes = ("custom",)
+
+    def init(self) -> dict[str, Any]:
+        return {}
+
+    def process(self, event: Any) -> bool:
+        if event["method"] == "custom":
+            raise KeyError("mine")
+        return True
+
+
+async def test_an_error_is_shown_before_a_node_that_does_not_end_has_ended(
+    monkeypatch: pytest.MonkeyPatch, anyio_backend: tuple[str, Any]
+) -> None:
+    """A stream transformer's, after which the graph goes on by itself."""
+    if sys.version_info < (3, 11) and anyio_backend[0] == "asyncio":
+        pytest.skip("langgraph's writer finds its graph in asyncio's tasks from Python 3.11 on")
+    monkeypatch.setattr("langchain_anyio._graph.CLEANUP_SECONDS", 0.5)
+    log: list[str] = []
+    release = anyio.Event()
+
+    async def node(state: State, writer: StreamWriter) -> State:
+        writer("begun")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            log.append("cancelled")
+            with anyio.CancelScope(shield=True):
+                while not release.is_set():
+                    with suppress(anyio.get_cancelled_exc_class()):  # a native one comes through
+                        await release.wait()
+            log.append("ended")
+        raise AssertionError
+
+    stream = open_stream(graph_of(n=node).compile(), {"seen": []}, transformers=[Failing])
+    with anyio.fail_after(30):
+        with pytest.warns(ResourceWarning, match="left behind: the graph"):
+            with pytest.raises(KeyError, match="mine"):
+                async for _ in stream.values:
+                    pass
+            assert "ended" not in log
+            await stream.aclose()
+        assert log == ["cancelled"]
+        release.set()
+        while len(log) < 2:
+            await checkpoint()
+
+
+@pytest.mark.parametrize("kind", ("node", "started by a node", "graph within"))
+async def test_a_node_closes_its_own_run(kind: str) -> None:
+    log: list[str] = []
+
+    async def close() -> None:
+        await stream.aclose()
+        log.append("begun to close")
+
+    async def node(state: State) -> State:
+        if kind == "started by a node":
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(close)
+        elif kind == "graph within" and not log:
+            log.append("within")
+            await open_stream(graph_of(n=node).compile(), {"seen": []})
+        else:
+            await close()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            log.append("ended")
+        raise AssertionError
+
+    stream = open_stream(graph_of(n=node).compile(), {"seen": []})
+    with anyio.fail_after(30):  # a cleanup that is given up warns, which is an error
+        async with stream:
+            with pytest.raises(StreamCancelledError):
+                await stream.output()
+    assert log[-2:] == ["begun to close", "ended"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Coroutine, Generator, Iterator, Mapping
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
 
 CLEANUP_SECONDS = 5.0
+
+# The graphs whose nodes, or what these have started, the current task belongs to.
+_around: ContextVar[tuple[GraphRun, ...]] = ContextVar("langchain_anyio_graphs", default=())
 
 
 class Graph(Protocol):
@@ -158,7 +161,8 @@ class GraphStream:
 
         It may be called from any task of the event loop, any number of times, and does nothing to a run that has ended
         or never began. Consumers that wait get a `StreamCancelledError`. The cleanup is shielded and has 5 seconds;
-        what has not returned by then is left behind, and a `ResourceWarning` says so.
+        what has not returned by then is left behind, and a `ResourceWarning` says so. Called from within the graph, it
+        begins to stop and returns at once, since the end waits for the caller.
         """
         await self._run.aclose()
 
@@ -262,6 +266,7 @@ class GraphRun:
 
     async def _main(self) -> None:
         error: BaseException | None = None
+        _around.set((*_around.get(), self))
         try:
             with self._scope:
                 while await self._is_wanted():
@@ -276,12 +281,18 @@ class GraphRun:
             if is_cancellation(exc) or isinstance(exc, EXITS):
                 raise
         finally:
-            if not self._closing:
+            if isinstance(error, Exception):
                 # Where it ended by an error of a stream transformer, the graph itself has not ended.
-                deadline = anyio.current_time() + CLEANUP_SECONDS
-                with anyio.CancelScope(shield=True, deadline=deadline):
-                    await self._close_graph()
-            self._end(error)
+                self.close(error)
+            elif error is not None and not self._closing:
+                try:  # here, since a loop that ends waits for no further task
+                    deadline = anyio.current_time() + CLEANUP_SECONDS
+                    with anyio.CancelScope(shield=True, deadline=deadline):
+                        await self._close_graph()
+                finally:
+                    self._end(error)
+            else:
+                self._end(error)
 
     async def _is_wanted(self) -> bool:
         await self._wanted.wait()
@@ -316,14 +327,15 @@ class GraphRun:
         if not self._ended.is_set():
             if not self._loop.is_current():
                 raise RuntimeError("the stream runs on another event loop, and is closed there")
-            self.close()
-            await outlast(self._ended)
+            self.close(StreamCancelledError())
+            if not any(run is self for run in _around.get()):
+                await outlast(self._ended)
 
-    def close(self) -> None:
-        """Begin to stop; to be called on the run's event loop."""
+    def close(self, error: Exception) -> None:
+        """Begin to stop, showing `error` to the consumers; to be called on the run's event loop."""
         if not (self._closing or self._ended.is_set()):
             self._closing = True
-            self._end(StreamCancelledError())
+            self._end(error)
             self._wanted.set()
             name = "langchain_anyio.open_stream cleanup"
             self._stop_scope = anyio.CancelScope(shield=True)
@@ -334,6 +346,7 @@ class GraphRun:
         """Stop the graph in a task that nobody cancels: langgraph cleans up under one cancellation, and not under two."""
         with self._stop_scope:
             await self.run_stream.abort()
+            await self._close_graph()  # which it leaves open where a stream transformer has failed
 
     async def _watch(self) -> None:
         """See to it that a run that is being closed is over in time."""
@@ -351,7 +364,9 @@ class GraphRun:
 
     def dropped(self) -> bool:
         """Stop because nobody can read the stream any more; called from any thread."""
-        return self._loop is not None and not self._over() and self._loop.call_soon(self.close)
+        if self._loop is None or self._over():
+            return False
+        return self._loop.call_soon(lambda: self.close(StreamCancelledError()))
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
