@@ -313,3 +313,13 @@ async def test_outlasting_does_not_spin(anyio_backend: tuple[str, Any]) -> None:
             with anyio.fail_after(60):
                 await anyio.wait_all_tasks_blocked()
             event.set()
+
+
+async def test_a_task_is_shown_without_the_others(anyio_backend: tuple[str, Any]) -> None:
+    if anyio_backend[0] == "trio":
+        pytest.skip("trio shows no callbacks")
+    for number in range(3):
+        start(checkpoint, name=f"shown {number}")
+    tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("shown")]
+    assert [repr(task).count("shown ") for task in tasks] == [1, 1, 1]
+    await anyio.wait_all_tasks_blocked()

@@ -78,12 +78,18 @@ class Loop:
             if self._kept is None:
                 self.token.run_sync_soon(self._context.run, func)
             else:
-                self.token.call_soon_threadsafe(
-                    _call_in_task, self._kept, func, context=self._context
-                )
+                self.token.call_soon_threadsafe(self._call_in_task, func, context=self._context)
         except RuntimeError:  # a closed asyncio loop; trio.RunFinishedError is one too
             return False
         return True
+
+    def _call_in_task(self, func: Callable[[], object]) -> None:
+        # anyio knows its backend in a task, but not in every callback.
+        async def call() -> None:
+            func()
+
+        assert self._kept is not None
+        _keep(self._kept, call(), "langchain_anyio call")
 
     def is_current(self) -> bool:
         """Tell whether the caller runs on this loop, be it in a task or in a callback."""
@@ -107,15 +113,6 @@ MOVED = (
     "a consumer runs on another event loop than what it reads; consume it where it began, or hand what it "
     "gives over with anyio.from_thread"
 )
-
-
-def _call_in_task(kept: set[asyncio.Future[None]], func: Callable[[], object]) -> None:
-    """Call `func` in a task: anyio knows its backend in one, but not in every callback."""
-
-    async def call() -> None:
-        func()
-
-    _keep(kept, call(), "langchain_anyio call")
 
 
 class Waiter(Protocol):
@@ -264,14 +261,13 @@ def _keep(
     if isinstance(task, asyncio.Task):
         task.set_name(name)
     tasks.add(task)
-    task.add_done_callback(partial(_let_go, tasks, over))
 
+    # Not a partial: asyncio shows the arguments of one with the task, and among these would be all tasks, each with theirs.
+    def ended(task: asyncio.Future[None]) -> None:
+        tasks.discard(task)
+        over()
 
-def _let_go(
-    tasks: set[asyncio.Future[None]], over: Callable[[], None], task: asyncio.Future[None]
-) -> None:
-    tasks.discard(task)
-    over()
+    task.add_done_callback(ended)
 
 
 def is_cancellation(error: BaseException) -> bool:
