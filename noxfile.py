@@ -43,6 +43,29 @@ SLOW = [
     "test_wire_faults.py",
 ]
 
+# They have a longer form, try what Hypothesis finds, or count what they try.
+LONG = [
+    "test_accumulator.py",
+    "test_agent_cancelled_everywhere.py",
+    "test_cancelled_everywhere.py",
+    "test_chunks.py",
+    "test_handler.py",
+    "test_handler_final.py",
+    "test_hostile.py",
+    "test_interrupts.py",
+    "test_load.py",
+    "test_primitives_cancelled_everywhere.py",
+    "test_projection.py",
+    "test_queue.py",
+    "test_schedules.py",
+    "test_secrets.py",
+    "test_state_machines.py",
+    "test_stream.py",
+    "test_terminal.py",
+    "test_trio_runtime_trio.py",
+    "test_wire_faults.py",
+]
+
 
 @nox.session
 def lint(session: nox.Session) -> None:
@@ -148,6 +171,7 @@ def long(session: nox.Session) -> None:
     session.install(".[cli]", "--group", "test", "--group", "long")
     session.run(
         *("pytest", "--numprocesses=2", "--long", "--table=docs/reliability.md"),
+        *(f"tests/{name}" for name in LONG),
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "long"},
     )

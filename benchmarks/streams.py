@@ -319,4 +319,14 @@ CASES = [
         )
         for number, values in ((1000, 3), (10_000, 1))
     ),
+    Case(
+        "1,000 streams of 40 deltas at once, less the bare model, per delta",
+        many(text_of_ours, 1000),
+        None,
+        many(text_of_v3, 1000),
+        V3,
+        many(bare, 1000),
+        switches=2,
+        values=3,
+    ),
 ]
