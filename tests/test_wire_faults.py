@@ -31,7 +31,7 @@ from tally import tried
 from test_accumulator import newest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 pytest_plugins = ["loopback.fixtures"]
 pytestmark = pytest.mark.anyio
@@ -41,6 +41,7 @@ ARGS = {"a": "bc"}
 REPLY = Reply(Text(*SLICES), ToolCall("f", '{"a"', ': "bc', '"}', call_id="call_1"))
 # At a time: enough for one to run while others wait, few enough for the loop's other tasks.
 TOGETHER = 16
+AT_A_TIME = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +175,22 @@ async def read_all(
     return outcomes
 
 
+async def read_each(
+    raw: RawServer, provider: Provider, scripts: dict[str, Script]
+) -> AsyncIterator[tuple[str, Outcome]]:
+    """Read what each script gives, as `read_all` does, and keep no more than some outcomes at a time.
+
+    One holds an error, which holds the frames of all that it came through. Thousands make the collector stop everything
+    for seconds.
+    """
+    left = list(scripts)
+    while left:
+        batch, left = left[:AT_A_TIME], left[AT_A_TIME:]
+        outcomes = await read_all(raw, provider, {name: scripts[name] for name in batch})
+        while outcomes:
+            yield outcomes.popitem()
+
+
 def is_of(provider: Provider, error: Exception) -> bool:
     """Whether an error is the provider's, or the one of its HTTP client, of which it says no more."""
     return isinstance(error, provider.error) or type(error).__module__.startswith("httpx")
@@ -200,7 +217,7 @@ async def test_cut_after_a_byte(
         for at in range(0, len(data), step)
     }
 
-    for name, outcome in (await read_all(raw, provider, scripts)).items():
+    async for name, outcome in read_each(raw, provider, scripts):
         at = int(name)
         where = f"{at}: {data[max(0, at - 60) : at]!r} {outcome}"
         came = recording.deltas(at)
@@ -239,7 +256,7 @@ async def test_split_at_a_byte(
     for pieces in (1, 2, 3, 1000):
         parts = [data[at : at + pieces] for at in range(0, len(data), pieces)]
         scripts[f"each {pieces}"] = Script(parts)
-    for name, outcome in (await read_all(raw, provider, scripts)).items():
+    async for name, outcome in read_each(raw, provider, scripts):
         assert outcome.error is None, f"{name}: {outcome}"
         assert outcome.deltas == [*SLICES], f"{name}: {outcome}"
         assert [call["args"] for call in outcome.message.tool_calls] == [ARGS], name
@@ -439,7 +456,7 @@ def endless(recording: Recording, part: bytes, of: set[str] | None = None) -> Sc
 async def test_endless_silence(provider: Provider, server: ProviderServer, raw: RawServer) -> None:
     recording = recorded(server, provider, "1.0")
     scripts = {name: script(recording) for name, script in SILENCES.items()}
-    outcomes = await read_all(raw, provider, scripts, chunk_timeout=2)
+    outcomes = await read_all(raw, provider, scripts, chunk_timeout=4)
     for name, outcome in outcomes.items():
         assert type(outcome.error) is StreamStalledError, name
         # On a busy machine the silence may seem to begin earlier.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, final
 
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ._wakeup import Wakeup
 
@@ -51,6 +51,8 @@ class Event:
         Returns:
             `True`, as `asyncio.Event.wait` does.
         """
+        # On asyncio a task that is woken in the turn in which its scope is cancelled goes on.
+        await checkpoint_if_cancelled()
         if self._flag:
             await checkpoint()
         else:

@@ -51,7 +51,7 @@ class Flow:
         self.shared: bool = False
         self.loop: object = None
         self.check_waiter: Callable[[], None] = _may_wait
-        self.moved = Wakeup()
+        self.moved: Wakeup = Wakeup()
 
     def check_consumer(self, loop: object) -> None:
         """Refuse a consumer that is about to wait where the producer will never come to it.

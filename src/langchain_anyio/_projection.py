@@ -12,12 +12,11 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from ._background import Waiter, without_cancellations
 from ._errors import StreamCancelledError
 from ._flow import Flow
-from ._steps import STEPS_BETWEEN_YIELDS, Steps, refuse_moved
+from ._steps import CANCELLED, STEPS_CHECKED, Steps, refuse_moved
 from ._wakeup import Wakeup
 
 D = TypeVar("D")
@@ -158,9 +157,8 @@ class ProjectionState(Generic[D, F]):
         """Wait for the final value and return it, or raise the error."""
         if self.start is not None:
             await self.start()
-        if self.done or self.request_more is not None:
-            await checkpoint()
         steps = Steps()
+        await steps.take(ready=self.done or self.request_more is not None)
         if self.flow is not None:
             if not self.done:
                 self.flow.check_consumer(steps.here())
@@ -234,48 +232,46 @@ class Cursor(Generic[D]):
         state, steps = self._state, self._steps
         if state.start is not None:
             await state.start()
-        # What nearly every step does is in this one coroutine: each one more takes as long as the rest.
-        if (
+        ready = (
             self._position - state.dropped < len(state.deltas)
             or state.done
             or state.request_more is not None
-        ):
-            taken = steps.taken
-            steps.taken = taken + 1
-            try:
-                await (steps.check() if taken % STEPS_BETWEEN_YIELDS else steps.give_way())
-            except Exception as exc:
-                refuse_moved(exc)
-                raise
-        else:
-            waiter = state.more.join(steps, state.flow)
-            try:
-                await waiter
-            except BaseException as exc:
-                state.leave(waiter)
-                refuse_moved(exc)
-                raise
-        if not self._position - state.dropped < len(state.deltas):
-            await self._wait_on()
-        position = self._position
-        self._position = position + 1
-        return state.take(position)
-
-    async def _wait_on(self) -> None:
-        """Wait until there is a delta to take, which others who share the cursor may have been faster to take."""
-        state, steps = self._state, self._steps
-        while not state.holds(self._position):
-            if state.error is not None:
-                state.raise_error()
+        )
+        # What nearly every step does is in this one coroutine: each one more takes as long as the rest. It asks for
+        # a cancellation before it waits, too: on asyncio a task that is woken in the turn in which its scope is
+        # cancelled goes on.
+        backend, taken = steps.backend or steps.look_up(), steps.taken
+        try:
+            if not taken % STEPS_CHECKED and (ready or taken):
+                await steps.take_longer()
+            else:
+                steps.taken = taken + 1
+                if backend.current_effective_deadline() == CANCELLED:
+                    await backend.checkpoint()
+        except Exception as exc:
+            refuse_moved(exc)
+            raise
+        while not self._position - state.dropped < len(state.deltas):
             if state.done:
+                if state.error is not None:
+                    state.raise_error()
                 raise StopAsyncIteration
             if state.request_more is None:
-                await state.wait_for_more(steps)
+                waiter = state.more.join(steps, state.flow)
+                try:
+                    await waiter
+                except BaseException as exc:
+                    state.leave(waiter)
+                    refuse_moved(exc)
+                    raise
             elif await state.request_more():
                 if not state.holds(self._position):
                     await steps.take()  # what is asked for more may never wait
             elif not (state.holds(self._position) or state.done):
                 raise StopAsyncIteration
+        position = self._position
+        self._position = position + 1
+        return state.take(position)
 
     def position_in(self, state: ProjectionState[Any, Any]) -> int:  # noqa: ARG002 - others have several
         return self._position

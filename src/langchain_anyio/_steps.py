@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, final
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 # A task that finds all it asks for ready gives way to others once in so many steps.
 STEPS_BETWEEN_YIELDS = 64
+
+# The deadline of a task that is cancelled. To compare takes half as long as a checkpoint.
+CANCELLED = -math.inf
+
+# In so many steps it does more than to ask whether it is cancelled; a part of the above.
+STEPS_CHECKED = 16
 
 
 def refuse_moved(error: BaseException) -> None:
@@ -40,38 +47,50 @@ class Steps:
     up once.
 
     Attributes:
-        taken: Number of steps taken. The first gives way, or a task that reads many short projections would not.
-        check: A checkpoint that does not give way; for the steps after the first.
+        backend: anyio's backend, once it is looked up.
+        taken: Number of steps taken.
         make_waiter: What makes the objects that the consumer waits for, once it is looked up; like the two that follow.
         loop: The event loop that the consumer runs on, as its backend names it.
         thread: The thread of that.
     """
 
-    __slots__ = ("_backend", "check", "loop", "make_waiter", "taken", "thread")
-
-    check: Callable[[], Awaitable[None]]
+    __slots__ = ("backend", "loop", "make_waiter", "taken", "thread")
 
     def __init__(self) -> None:
-        self._backend: type[AsyncBackend] | None = None
+        self.backend: type[AsyncBackend] | None = None
+        self.taken: int = 0
         self.make_waiter: Callable[[], Waiter] | None = None
         self.loop: object = None
-        self.taken: int = 0
         self.thread: int = 0
 
-    def take(self) -> Awaitable[None]:
-        """Return a checkpoint; the first one and every 64th give way to other tasks too."""
-        taken = self.taken
-        self.taken = taken + 1
-        return self.check() if taken % STEPS_BETWEEN_YIELDS else self.give_way()
+    async def take(self, *, ready: bool = True) -> None:
+        """Take the next step's checkpoint.
 
-    def give_way(self) -> Awaitable[None]:
-        """Return a checkpoint that gives way to other tasks."""
-        if self.taken == STEPS_BETWEEN_YIELDS + 1:
-            # On asyncio anyio looks a task up that has never been in a cancel scope by raising a KeyError, at
-            # each checkpoint; this takes longer than all the rest of a step.
+        The first one and every 64th give way to other tasks too, or a task that reads many short projections would not.
+
+        Args:
+            ready: Whether the step will not wait; one that does gives way by that.
+        """
+        backend, taken = self.backend or self.look_up(), self.taken
+        if not (taken % STEPS_CHECKED) and (ready or taken):
+            await self.take_longer()
+        else:
+            self.taken = taken + 1
+            if backend.current_effective_deadline() == CANCELLED:
+                await backend.checkpoint()
+
+    def take_longer(self) -> Awaitable[None]:
+        """Return the checkpoint of the next step, which is one in `STEPS_CHECKED`, or the first."""
+        backend, taken = self.backend or self.look_up(), self.taken
+        self.taken = taken + 1
+        if taken == STEPS_CHECKED:
+            # On asyncio anyio looks a task up that has never been in a cancel scope by raising a KeyError, each
+            # time; this takes longer than all the rest of a step.
             with anyio.CancelScope():  # noqa: ASYNC100 - it cancels nothing
                 pass
-        return (self._backend or self._look_up()).checkpoint()
+        if taken % STEPS_BETWEEN_YIELDS:
+            return backend.checkpoint_if_cancelled()
+        return backend.checkpoint()
 
     def look_up_waiters(self) -> Callable[[], Waiter]:
         """Return what makes the objects that the consumer waits for.
@@ -101,11 +120,11 @@ class Steps:
     def here(self) -> object:
         """Name the event loop of the caller; `None` where it runs on another backend than before."""
         try:
-            return (self._backend or self._look_up()).current_token()
+            return (self.backend or self.look_up()).current_token()
         except RuntimeError:
             return None
 
-    def _look_up(self) -> type[AsyncBackend]:
-        backend = self._backend = current_token().backend_class
-        self.check = backend.checkpoint_if_cancelled
-        return backend
+    def look_up(self) -> type[AsyncBackend]:
+        """Return anyio's backend for the event loop that the consumer runs on."""
+        self.backend = current_token().backend_class
+        return self.backend

@@ -595,14 +595,13 @@ class InterleavedCursor:
         events = self._state.events
         if events.start is not None:
             await events.start()
+        ready = self._first() is not None or events.done or events.request_more is not None
+        try:
+            await self._steps.take(ready=ready)
+        except Exception as exc:
+            refuse_moved(exc)
+            raise
         first = self._first()
-        if first is not None or events.done or events.request_more is not None:
-            try:
-                await self._steps.take()
-            except Exception as exc:
-                refuse_moved(exc)
-                raise
-            first = self._first()
         while first is None:
             if events.error is not None:
                 events.raise_error()

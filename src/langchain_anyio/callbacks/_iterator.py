@@ -109,8 +109,8 @@ class _Reader(Generic[T]):
     async def _step(self) -> T:
         try:
             queue, part = self._queue, self._part
-            if part is None or part.ended or self._over or queue.qsize():
-                await self._steps.take()
+            ready = part is None or part.ended or self._over or queue.qsize() > 0
+            await self._steps.take(ready=ready)
             while True:
                 with self._runs.lock:
                     part = self._part or self._begin()
