@@ -70,14 +70,21 @@ class Steps:
 
         Args:
             ready: Whether the step will not wait; one that does gives way by that.
+
+        Raises:
+            RuntimeError: The consumer has moved to another event loop.
         """
         backend, taken = self.backend or self.look_up(), self.taken
-        if not (taken % STEPS_CHECKED) and (ready or taken):
-            await self.take_longer()
-        else:
-            self.taken = taken + 1
-            if backend.current_effective_deadline() == CANCELLED:
-                await backend.checkpoint()
+        try:
+            if not (taken % STEPS_CHECKED) and (ready or taken):
+                await self.take_longer()
+            else:
+                self.taken = taken + 1
+                if backend.current_effective_deadline() == CANCELLED:
+                    await backend.checkpoint()
+        except Exception as exc:
+            refuse_moved(exc)
+            raise
 
     def take_longer(self) -> Awaitable[None]:
         """Return the checkpoint of the next step, which is one in `STEPS_CHECKED`, or the first."""

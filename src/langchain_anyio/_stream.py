@@ -16,7 +16,7 @@ from ._accumulator import Accumulator, Delta
 from ._errors import StreamCancelledError
 from ._flow import Flow
 from ._projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState, sharable
-from ._steps import Steps, refuse_moved
+from ._steps import Steps
 
 Channel = Literal["text", "reasoning", "tool_calls"]
 
@@ -596,11 +596,7 @@ class InterleavedCursor:
         if events.start is not None:
             await events.start()
         ready = self._first() is not None or events.done or events.request_more is not None
-        try:
-            await self._steps.take(ready=ready)
-        except Exception as exc:
-            refuse_moved(exc)
-            raise
+        await self._steps.take(ready=ready)
         first = self._first()
         while first is None:
             if events.error is not None:
