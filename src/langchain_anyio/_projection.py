@@ -16,7 +16,7 @@ import anyio
 from ._background import Waiter, without_cancellations
 from ._errors import StreamCancelledError
 from ._flow import Flow
-from ._steps import CANCELLED, STEPS_CHECKED, Steps, refuse_moved
+from ._steps import STEPS_CHECKED, Steps, refuse_moved
 from ._wakeup import Wakeup
 
 D = TypeVar("D")
@@ -246,8 +246,7 @@ class Cursor(Generic[D]):
                 await steps.take_longer()
             else:
                 steps.taken = taken + 1
-                if backend.current_effective_deadline() == CANCELLED:
-                    await backend.checkpoint()
+                await backend.checkpoint_if_cancelled()
         except Exception as exc:
             refuse_moved(exc)
             raise

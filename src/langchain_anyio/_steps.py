@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, final
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 
 # A task that finds all it asks for ready gives way to others once in so many steps.
 STEPS_BETWEEN_YIELDS = 64
-
-# The deadline of a task that is cancelled. To compare takes half as long as a checkpoint.
-CANCELLED = -math.inf
 
 # In so many steps it does more than to ask whether it is cancelled; a part of the above.
 STEPS_CHECKED = 16
@@ -80,8 +76,7 @@ class Steps:
                 await self.take_longer()
             else:
                 self.taken = taken + 1
-                if backend.current_effective_deadline() == CANCELLED:
-                    await backend.checkpoint()
+                await backend.checkpoint_if_cancelled()
         except Exception as exc:
             refuse_moved(exc)
             raise
