@@ -20,6 +20,7 @@ from benchmarks import loopback  # noqa: E402
 from benchmarks.case import Case  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.once import run_on  # noqa: E402
+from benchmarks.profiles import profiled  # noqa: E402
 from benchmarks.switches import BACKENDS, switches  # noqa: E402
 
 
@@ -55,6 +56,14 @@ def test_runs_once_in_a_process_of_its_own(case: Case) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= len(case.sides())
+
+
+def test_a_profile() -> None:
+    case = next(case for case in CASES if "woken for each delta" in case.title)
+    title, _, head, *rows = profiled(case, 3).splitlines()
+    assert title.startswith(case.title)
+    assert head.count("|") == 4
+    assert len(rows) == 1 + 3
 
 
 def test_switches() -> None:
