@@ -92,8 +92,9 @@ async def test_an_iteration(source: str, first: str) -> None:
         items, produce = SOURCES[source]()
 
 
-async def test_the_wait_for_an_event() -> None:
-    event = Event()
+@pytest.mark.parametrize("make", (Event, lambda: AsyncIteratorCallbackHandler().done))
+async def test_the_wait_for_an_event(make: Callable[[], Event]) -> None:
+    event = make()
     passed = False
 
     async def set_it() -> None:

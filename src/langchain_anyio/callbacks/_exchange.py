@@ -13,7 +13,7 @@ from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, final
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import override
 
 from langchain_anyio._background import Loop, Waiter, waiters, wake
@@ -102,6 +102,7 @@ class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
 
     @override
     async def wait(self) -> Literal[True]:
+        await checkpoint_if_cancelled()
         with self._lock:
             waiter = None if self.is_set() else waiters()()
             if waiter is not None:
