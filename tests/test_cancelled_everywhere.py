@@ -378,7 +378,11 @@ async def sample(
     for how in ("before", *ways_to_cancel(anyio_backend)):
         for tick in (0,) if how == "before" else sample:
             model, recorder = make(), Recorder()
+            tasks = living()
             await attempt(how, tick, use, model, [recorder])
+            with anyio.fail_after(60):
+                while living() > tasks:  # as what was left to the collector ends a little later
+                    await anyio.sleep(0)
             context = f"{how} after {tick} ticks: {recorder.names()}"
             starts = recorder.names().count("on_chat_model_start")
             assert len(recorder.ends()) == starts, context
