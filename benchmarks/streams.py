@@ -47,10 +47,15 @@ def events(count: int) -> list[dict[str, Any]]:
 
 
 def accumulated(make: Callable[[], Any], count: int, streams: int = 1) -> Side:
+    start, delta, *end = events(1)
+
     async def run() -> int:
         for _ in range(streams):
             stream = make()
-            for event in events(count):
+            stream.dispatch(start)
+            for _ in range(count):
+                stream.dispatch(delta)
+            for event in end:
                 stream.dispatch(event)
             assert len(stream.output_message.text) == count * len(TEXT)
         return count * streams
