@@ -162,8 +162,8 @@ class ProjectionState(Generic[D, F]):
         if self.flow is not None:
             if not self.done:
                 self.flow.check_consumer(steps.here())
+            self.flow.moved.fire()  # which may refuse, so it comes first
             self.flow.awaiting += 1
-            self.flow.moved.fire()
         try:
             while not self.done:
                 if self.request_more is None:
