@@ -35,6 +35,8 @@ def profiled(case: Case, lines: int) -> str:
     rows = [f"{case.title}:", "", "| function | calls a unit | of the time |", "|---|---|---|"]
     ranked = sorted(stats.items(), key=lambda item: -item[1][2])
     for (file, _, name), (_, calls, own, _, _) in ranked[:lines]:
+        if own < total / 100:
+            break
         path = PurePath(file)
         rows.append(
             f"| `{path.parent.name}/{path.name}` `{name}` | {calls / units:.2f} | {own / total:.0%} |"
