@@ -37,7 +37,7 @@ class AsyncGenerators:
             `release()`. By default it is kept, and closed with the others.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_collected", "_started")
+    __slots__ = ("__weakref__", "_closed", "_collected", "_first_seen", "_started")
 
     def __init__(
         self, collected: Callable[[AsyncGenerator[Any, Any]], object] | None = None
@@ -47,6 +47,8 @@ class AsyncGenerators:
         # One that is collected is kept, in its place: it holds those that it reads itself.
         self._started: dict[int, Callable[[], AsyncGeneratorType[Any, Any] | None]] = {}
         self._closed = False
+        # The event loop's own hook, or that of what watches the task around this.
+        self._first_seen: Callable[[AsyncGenerator[Any, Any]], object] | None = None
 
     @coroutine
     def watch(self, awaitable: Awaitable[T]) -> Generator[Any, Any, T]:
@@ -57,6 +59,7 @@ class AsyncGenerators:
         resume: Callable[[Any], Any] = steps.send
         value: Any = None
         outer, set_hooks = sys.get_asyncgen_hooks(), sys.set_asyncgen_hooks
+        self._first_seen = outer.firstiter
 
         def collected(generator: AsyncGenerator[Any, Any]) -> None:
             if not self._closed:
@@ -116,8 +119,11 @@ class AsyncGenerators:
                 del first
 
     def release(self) -> None:
-        """Leave those that are still open to the event loop."""
+        """Leave those that are still open to the event loop, which closes them at its end."""
         self._closed = True
+        if self._first_seen is not None:
+            for generator in self._open():
+                self._first_seen(generator)
         self._started.clear()
 
     def _open(self) -> list[AsyncGeneratorType[Any, Any]]:
