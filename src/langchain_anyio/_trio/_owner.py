@@ -11,7 +11,8 @@ import logging
 import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
+from weakref import WeakKeyDictionary
 
 import trio
 from trio.lowlevel import current_task
@@ -28,8 +29,26 @@ CLEANUP_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
 
-# Which owner's code each trio task is in the middle of.
-_owners: dict[trio.lowlevel.Task, Owner] = {}
+
+class _Frame(NamedTuple):
+    """A call that a trio task is in the middle of.
+
+    Attributes:
+        owner: The owner of the call.
+        nurseries: Number of nurseries that the task had open when the call began. Those opened
+            later are within the call; tasks in the others have nothing to do with it.
+        outer: The call that this one is made in, by the same task.
+    """
+
+    owner: Owner
+    nurseries: int
+    outer: _Frame | None
+
+
+# The innermost call that each trio task is in the middle of.
+_frames: dict[trio.lowlevel.Task, _Frame] = {}
+# The calls that have left a nursery open between two steps of an async generator.
+_left_open: WeakKeyDictionary[trio.Nursery, Owner] = WeakKeyDictionary()
 
 
 @final
@@ -63,19 +82,30 @@ class Owner:
 
     @staticmethod
     def current() -> Owner | None:
-        """Return the innermost owner, looked for up the tree of trio's tasks; `None` outside of all of them."""
-        task: trio.lowlevel.Task | None = current_task()
-        while task is not None:
-            if (owner := _owners.get(task)) is not None:
+        """Return the owner of the innermost call around the current task, `None` outside of all.
+
+        A task is within the calls that its nursery was opened in. Others that its parent task is
+        in the middle of began later, or are made beside it, and do not own what it starts.
+        """
+        task = current_task()
+        if (frame := _frames.get(task)) is not None:
+            return frame.owner
+        while (nursery := task.parent_nursery) is not None:
+            task = nursery.parent_task
+            if (frame := _frames.get(task)) is not None:
+                position = task.child_nurseries.index(nursery)
+                while frame is not None and position < frame.nurseries:
+                    frame = frame.outer
+                if frame is not None:
+                    return frame.owner
+            if (owner := _left_open.get(nursery)) is not None:
                 return owner
-            nursery = task.parent_nursery
-            task = None if nursery is None else nursery.parent_task
         return None
 
     @staticmethod
     def is_current_here() -> bool:
-        """Tell whether the trio task itself, and not only one further up, is in the middle of an owner's code."""
-        return current_task() in _owners
+        """Return whether the current task itself, not only one above it, is within a call."""
+        return current_task() in _frames
 
     async def join(self) -> None:
         """Wait for the tasks, when the call has come to its end: what it leaves to itself is let finish.
@@ -112,17 +142,21 @@ class Owner:
         that drive coroutines by hand, it would take the whole run down. asyncio does not do otherwise.
         """
         task = current_task()
-        outer = _owners.get(task)
-        _owners[task] = self
+        outer = _frames.get(task)
+        nurseries = len(task.child_nurseries)
+        _frames[task] = _Frame(self, nurseries, outer)
         try:
-            if outer is not None and outer._outermost is self._outermost:
+            if outer is not None and outer.owner._outermost is self._outermost:
                 return await awaitable
             return await self._outermost._generators.watch(awaitable)
         finally:
             if outer is None:
-                del _owners[task]
+                del _frames[task]
             else:
-                _owners[task] = outer
+                _frames[task] = outer
+            # An async generator may hold nurseries open across its yields.
+            for nursery in task.child_nurseries[nurseries:]:
+                _left_open.setdefault(nursery, self)
 
     @trio.lowlevel.enable_ki_protection
     async def aclose(

@@ -42,8 +42,10 @@ GENERATORS: Final = frozenset(
 # The public coroutine functions: the outermost one joins the tasks that were started in it before it returns.
 COROUTINES: Final = frozenset({"abatch", "agenerate", "ainvoke", "arun"})
 
-# The packages that are enabled. What their own modules call belongs to the call that brought it about.
+# The packages that are enabled. What their own modules call belongs to the call that brought it
+# about; so does what this package calls for them.
 libraries: Final[set[str]] = set()
+_OWN_PACKAGE: Final = __name__.partition(".")[0]
 
 # On earlier Pythons a task takes none, and releases of langchain-core differ in what they do then.
 _TASKS_TAKE_CONTEXTS: Final[bool] = sys.version_info >= (3, 11)
@@ -131,11 +133,8 @@ async def _closing(
 def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        if not on_trio() or Owner.is_current_here():
+        if not on_trio() or _belongs_to_an_owner(sys._getframe(1)):
             return await function(*args, **kwargs)
-        outer = Owner.current()
-        if outer is not None:
-            return await outer.run(function(*args, **kwargs))
         await checkpoint()  # the call itself need not come to one
         owner = Owner()
         returned = False
@@ -152,9 +151,9 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _belongs_to_an_owner(caller: FrameType) -> bool:
-    """Tell whether a library calls itself in the course of a call that has an owner: that one closes what is made."""
-    name: str = caller.f_globals.get("__name__", "")
-    return name.partition(".")[0] in libraries and Owner.is_current_here()
+    """Return whether a library calls itself within a call; that call owns what is started."""
+    package = caller.f_globals.get("__name__", "").partition(".")[0]
+    return (package in libraries or package == _OWN_PACKAGE) and Owner.is_current_here()
 
 
 def _of_this_loop(function: Callable[..., Any], choose: Callable[[Any], Any]) -> Callable[..., Any]:
