@@ -30,7 +30,7 @@ from benchmarks.peers import (
     v3,
 )
 from langchain_anyio import AsyncChatModelStream, AsyncProjection
-from langchain_anyio._chunks import ChunkBridge
+from langchain_anyio._protocol.chunk_converter import ChunkBridge
 
 AT_ONCE, PACED = Model(count=times(2000)), Model(count=times(2000), paced=True)
 

@@ -19,7 +19,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.version import VERSION
 
 from event_strategies import Event, event_sequences, well_formed
-from langchain_anyio._accumulator import Accumulator
+from langchain_anyio._protocol.accumulator import Accumulator
 
 # Ours is as the newest release, whichever is installed.
 newest = pytest.mark.skipif(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from command import COMMAND, KEY, SECONDS, Pipe, Terminal, environment, run, without
-from langchain_anyio._demo import DemoChatModel
+from langchain_anyio._cli.demo import DemoChatModel
 from loopback import ProviderServer, Reply, Scenario, Text, Thinking, ToolCall, provider_server
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "langchain_anyio._demo" in imported
+    assert "langchain_anyio._cli.demo" in imported
     assert not imported & {"rich", "trio", "uvloop", "langchain", "langchain_openai"}
 
 

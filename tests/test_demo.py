@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from langchain_anyio import open_stream
-from langchain_anyio._demo import DemoChatModel
+from langchain_anyio._cli.demo import DemoChatModel
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage

@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint
 
 from cancelling import Victim, settle, ticks, ways_to_cancel
 from langchain_anyio import Event
-from langchain_anyio._wakeup import Wakeup
+from langchain_anyio._primitives.wakeup import Wakeup
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from cancelling import Victim, settle, ticks, ways_to_cancel
 from langchain_anyio import AsyncProjection, AsyncTextProjection, StreamCancelledError
-from langchain_anyio._flow import Flow
-from langchain_anyio._projection import ProjectionState, sharable
+from langchain_anyio._primitives.backpressure import Flow
+from langchain_anyio._primitives.projection import ProjectionState, sharable
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from command import screen
-from langchain_anyio._terminal import Terminal
+from langchain_anyio._cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ._driver import open_stream as open_stream
     from ._errors import StreamCancelledError as StreamCancelledError
     from ._errors import StreamStalledError as StreamStalledError
-    from ._event import Event as Event
     from ._graph import GraphStream as GraphStream
-    from ._projection import AsyncProjection as AsyncProjection
-    from ._projection import AsyncTextProjection as AsyncTextProjection
-    from ._queue import Queue as Queue
+    from ._primitives.event import Event as Event
+    from ._primitives.projection import AsyncProjection as AsyncProjection
+    from ._primitives.projection import AsyncTextProjection as AsyncTextProjection
+    from ._primitives.queue import Queue as Queue
     from ._stream import AsyncChatModelStream as AsyncChatModelStream
     from ._trio_runtime import disable_trio as disable_trio
     from ._trio_runtime import enable_trio as enable_trio
@@ -37,11 +37,11 @@ _MODULES = {
     "open_stream": "_driver",
     "StreamCancelledError": "_errors",
     "StreamStalledError": "_errors",
-    "Event": "_event",
+    "Event": "_primitives.event",
     "GraphStream": "_graph",
-    "AsyncProjection": "_projection",
-    "AsyncTextProjection": "_projection",
-    "Queue": "_queue",
+    "AsyncProjection": "_primitives.projection",
+    "AsyncTextProjection": "_primitives.projection",
+    "Queue": "_primitives.queue",
     "AsyncChatModelStream": "_stream",
     "disable_trio": "_trio_runtime",
     "enable_trio": "_trio_runtime",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 try:
-    from ._cli import main
+    from ._cli.command import main
 
     status: int = main()
 except KeyboardInterrupt:  # while it was imported, which takes longest

@@ -23,7 +23,7 @@ from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResu
 from typing_extensions import override
 
 from ._background import backend, start_in, task_id
-from ._flow import parts
+from ._primitives.backpressure import parts
 from ._threads import ThreadCalls, handler_limiter
 
 _logger = logging.getLogger(__name__)

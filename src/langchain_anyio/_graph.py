@@ -21,9 +21,9 @@ from ._background import EXITS, Loop, backend, is_cancellation, outlast, start, 
 from ._core import needs_asyncio
 from ._dropping import Owner
 from ._errors import StreamCancelledError
-from ._event import Event
-from ._projection import AsyncProjection, Cursor, ProjectionState, sharable
-from ._wakeup import Wakeup
+from ._primitives.event import Event
+from ._primitives.projection import AsyncProjection, Cursor, ProjectionState, sharable
+from ._primitives.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_model_stream import AsyncChatModelStream

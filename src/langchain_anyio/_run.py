@@ -42,7 +42,6 @@ from ._background import (
     uninterrupted,
     warn_of_leak,
 )
-from ._chunks import ChunkBridge, message_to_events
 from ._core import (
     ModelCall,
     answer_of,
@@ -55,11 +54,12 @@ from ._core import (
 )
 from ._dispatch import ChainRun, Dispatcher, LLMRun
 from ._errors import StreamCancelledError, StreamStalledError
-from ._event import Event
-from ._projection import raise_as_it_came
+from ._primitives.checkpoints import STEPS_BETWEEN_YIELDS
+from ._primitives.event import Event
+from ._primitives.projection import raise_as_it_came
+from ._protocol.chunk_converter import ChunkBridge, message_to_events
 from ._providers import for_current_loop
 from ._resolve import Target, resolve
-from ._steps import STEPS_BETWEEN_YIELDS
 from ._stream import Run, StreamState
 from ._threads import ThreadCalls, ThreadIterator, model_limiter
 

@@ -12,11 +12,17 @@ from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, UsageInfo
 from typing_extensions import Never, Self, override
 
-from ._accumulator import Accumulator, Delta
 from ._errors import StreamCancelledError
-from ._flow import Flow
-from ._projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState, sharable
-from ._steps import Steps
+from ._primitives.backpressure import Flow
+from ._primitives.checkpoints import Steps
+from ._primitives.projection import (
+    AsyncProjection,
+    AsyncTextProjection,
+    Cursor,
+    ProjectionState,
+    sharable,
+)
+from ._protocol.accumulator import Accumulator, Delta
 
 Channel = Literal["text", "reasoning", "tool_calls"]
 

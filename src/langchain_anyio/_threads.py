@@ -13,7 +13,7 @@ from anyio.lowlevel import RunVar
 
 from ._background import Loop, is_cancellation
 from ._errors import StreamCancelledError
-from ._wakeup import Wakeup
+from ._primitives.wakeup import Wakeup
 
 T = TypeVar("T")
 

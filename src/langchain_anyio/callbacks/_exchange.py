@@ -17,8 +17,8 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import override
 
 from langchain_anyio._background import Loop, Waiter, waiters, wake
-from langchain_anyio._event import Event
-from langchain_anyio._queue import Queue, QueueStatistics
+from langchain_anyio._primitives.event import Event
+from langchain_anyio._primitives.queue import Queue, QueueStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage, get_buffer_string
 from typing_extensions import Self, override
 
 from langchain_anyio._background import Loop, waiters
-from langchain_anyio._steps import Steps
+from langchain_anyio._primitives.checkpoints import Steps
 
 from ._runs import Run, Runs, Span, text_in, text_of
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
     from langchain_core.outputs import LLMResult
 
-    from langchain_anyio._event import Event
-    from langchain_anyio._queue import Queue
+    from langchain_anyio._primitives.event import Event
+    from langchain_anyio._primitives.queue import Queue
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from langchain_anyio._background import current_task, when_cancelled
 from langchain_anyio._errors import StreamCancelledError
-from langchain_anyio._projection import sharable
+from langchain_anyio._primitives.projection import sharable
 
 from ._exchange import DoneEvent, TokenQueue
 

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, final
 import anyio
 from anyio.abc import TaskStatus
 
-from ._driver import open_stream
+from langchain_anyio._driver import open_stream
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-    from ._stream import AsyncChatModelStream, Channel
+    from langchain_anyio._stream import AsyncChatModelStream, Channel
 
 # As shells count them: 128 and the signal's number, those of SIGINT and SIGPIPE.
 _INTERRUPTED: Final = 130
@@ -193,7 +193,7 @@ def _read_prompt() -> str:
 
 def _model(name: str | None) -> BaseChatModel:
     if name is None:
-        from ._demo import DemoChatModel
+        from .demo import DemoChatModel
 
         return DemoChatModel()
     provider, _, model = name.partition(":")
@@ -338,7 +338,7 @@ class _Display(Protocol):
 def _display() -> _Display:
     if sys.stdout.isatty():
         try:
-            from ._terminal import open_terminal
+            from .terminal import open_terminal
         except ModuleNotFoundError:  # without rich
             pass
         else:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import final
 
-from ._background import MOVED
-from ._wakeup import Wakeup
+from langchain_anyio._background import MOVED
+
+from .wakeup import Wakeup
 
 # What the current task does for runs that may wait for it, from the outside in; empty in all others.
 parts: ContextVar[tuple[object, ...]] = ContextVar("langchain_anyio_parts", default=())

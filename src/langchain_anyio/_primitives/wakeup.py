@@ -5,11 +5,12 @@ from __future__ import annotations
 from threading import get_ident
 from typing import TYPE_CHECKING, final
 
-from ._background import Waiter
-from ._steps import Steps
+from langchain_anyio._background import Waiter
+
+from .checkpoints import Steps
 
 if TYPE_CHECKING:
-    from ._flow import Flow
+    from .backpressure import Flow
 
 
 def check_thread(thread: int) -> None:

@@ -14,9 +14,10 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from typing_extensions import Self
 
-from ._background import waiters, wake
-from ._steps import STEPS_BETWEEN_YIELDS
-from ._wakeup import check_thread
+from langchain_anyio._background import waiters, wake
+
+from .checkpoints import STEPS_BETWEEN_YIELDS
+from .wakeup import check_thread
 
 T = TypeVar("T")
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, cast, final
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.block_translators import get_translator
 
-from ._accumulator import LONGEST_RUN, Rope
-from ._core import (
+from langchain_anyio._core import (
     GATEWAY_METADATA_RESPONSE_KEY,
     finalize_tool_call_chunk,
     merge_dicts,
 )
-from ._core import message_to_events as message_to_events
+from langchain_anyio._core import message_to_events as message_to_events
+
+from .accumulator import LONGEST_RUN, Rope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

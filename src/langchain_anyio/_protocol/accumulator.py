@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, cast, final
 from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import ToolCall, ToolCallChunk, UsageInfo
 
-from ._core import finalize_tool_call_chunk
+from langchain_anyio._core import finalize_tool_call_chunk
 
 Delta: TypeAlias = (
     tuple[Literal["text", "reasoning"], str] | tuple[Literal["tool_calls"], ToolCallChunk]

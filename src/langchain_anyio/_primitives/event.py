@@ -6,7 +6,7 @@ from typing import Literal, final
 
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ._wakeup import Wakeup
+from .wakeup import Wakeup
 
 
 @final

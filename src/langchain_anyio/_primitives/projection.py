@@ -13,11 +13,12 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import anyio
 
-from ._background import Waiter, without_cancellations
-from ._errors import StreamCancelledError
-from ._flow import Flow
-from ._steps import STEPS_CHECKED, Steps, refuse_moved
-from ._wakeup import Wakeup
+from langchain_anyio._background import Waiter, without_cancellations
+from langchain_anyio._errors import StreamCancelledError
+
+from .backpressure import Flow
+from .checkpoints import STEPS_CHECKED, Steps, refuse_moved
+from .wakeup import Wakeup
 
 D = TypeVar("D")
 F = TypeVar("F")
