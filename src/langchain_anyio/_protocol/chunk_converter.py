@@ -15,7 +15,7 @@ from langchain_anyio._core import (
 )
 from langchain_anyio._core import message_to_events as message_to_events
 
-from .accumulator import LONGEST_RUN, Rope
+from .text_blocks import LONGEST_RUN, TextBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,7 @@ class _Block:
 
     def _replace(self, block: Mapping[str, Any]) -> None:
         self._fields = dict(block)
-        self._grown: Rope | None = None
+        self._grown: TextBuffer | None = None
 
     def extend(self, block: Mapping[str, Any]) -> None:
         """Add the next slice, or take a whole block in place of this one."""
@@ -124,7 +124,7 @@ class _Block:
         if self._grown is None:
             start = self._fields.get(name, "")
             self._name = name
-            self._grown = Rope(start if kind == name else start or "")
+            self._grown = TextBuffer(start if kind == name else start or "")
         piece = block.get(name, "")
         self._grown.append(piece if kind == name else piece or "", operator.add)
         for key, value in block.items():
