@@ -20,7 +20,8 @@ from ._dropping import Owner
 from ._graph import Graph, GraphRun, GraphStream, is_graph
 from ._resolve import Target, resolve
 from ._run import ModelRun, call_of
-from ._stream import AsyncChatModelStream, StreamState
+from ._stream import AsyncChatModelStream
+from ._stream_state import StreamState
 
 DEFAULT_BUFFER_SIZE = 1024
 

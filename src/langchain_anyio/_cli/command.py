@@ -26,7 +26,8 @@ from langchain_anyio._driver import open_stream
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-    from langchain_anyio._stream import AsyncChatModelStream, Channel
+    from langchain_anyio._stream import AsyncChatModelStream
+    from langchain_anyio._stream_state import Channel
 
 # As shells count them: 128 and the signal's number, those of SIGINT and SIGPIPE.
 _INTERRUPTED: Final = 130

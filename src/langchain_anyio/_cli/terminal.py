@@ -14,7 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from langchain_anyio._stream import Channel
+    from langchain_anyio._stream_state import Channel
 
 _STYLES: Final = {"reasoning": "dim italic", "tool_calls": "cyan", "text": ""}
 # Lines may break before these as at spaces: the kana, ideographs and syllables, but none of their punctuation.
