@@ -8,6 +8,7 @@ from typing import final
 
 from langchain_anyio._background import MOVED
 
+from .checkpoints import Steps
 from .wakeup import Wakeup
 
 # What the current task does for runs that may wait for it, from the outside in; empty in all others.
@@ -53,6 +54,19 @@ class Flow:
         self.loop: object = None
         self.check_waiter: Callable[[], None] = _may_wait
         self.moved: Wakeup = Wakeup()
+
+    def note_waiting(self, steps: Steps) -> None:
+        """Let the producer go on for a consumer that is about to wait for more.
+
+        Raises:
+            RuntimeError: The producer runs on another event loop, or waits for the consumer.
+        """
+        if self.loop is not None:
+            if steps.make_waiter is None:
+                steps.look_up_waiters()
+            self.check_consumer(steps.loop)
+        if self.moved.waiting:
+            self.moved.fire()
 
     def check_consumer(self, loop: object) -> None:
         """Refuse a consumer that is about to wait where the producer will never come to it.

@@ -139,9 +139,20 @@ class ProjectionState(Generic[D, F]):
         assert self.error is not None
         raise_as_it_came(self.error, self._traceback)
 
+    def join(self, steps: Steps) -> Waiter:
+        """Return a waiter for the next delta or the end, for a caller that calls `leave()` if it is interrupted.
+
+        Raises:
+            RuntimeError: The consumer runs in another thread, or on another event loop, than others
+                or than the producer.
+        """
+        if self.flow is not None:
+            self.flow.note_waiting(steps)
+        return self.more.join(steps)
+
     async def wait_for_more(self, steps: Steps) -> None:
         """Wait for the next delta or the end."""
-        waiter = self.more.join(steps, self.flow)
+        waiter = self.join(steps)
         try:
             await waiter
         except BaseException as exc:
@@ -257,7 +268,7 @@ class Cursor(Generic[D]):
                     state.raise_error()
                 raise StopAsyncIteration
             if state.request_more is None:
-                waiter = state.more.join(steps, state.flow)
+                waiter = state.join(steps)
                 try:
                     await waiter
                 except BaseException as exc:

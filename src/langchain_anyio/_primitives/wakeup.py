@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from threading import get_ident
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from langchain_anyio._background import Waiter
 
 from .checkpoints import Steps
-
-if TYPE_CHECKING:
-    from .backpressure import Flow
 
 
 def check_thread(thread: int) -> None:
@@ -55,24 +52,18 @@ class Wakeup:
             self.leave(waiter)
             raise
 
-    def join(self, steps: Steps, flow: Flow | None = None) -> Waiter:
-        """Return what the next `fire()` wakes, for the caller to await; to `leave()` if that is cut short.
+    def join(self, steps: Steps) -> Waiter:
+        """Return a waiter that the next `fire()` wakes, for the caller to await.
 
-        Does what `wait()` does, two coroutines less deep.
+        Does what `wait()` does, two coroutines less deep. A caller that is interrupted calls `leave()`.
 
         Args:
-            steps: Those of the consumer that waits.
-            flow: That whose producer is waited for.
+            steps: The checkpoints of the consumer that waits.
 
         Raises:
-            RuntimeError: Somebody waits in another thread, or the producer runs on another event loop.
+            RuntimeError: A task of another thread waits.
         """
         make_waiter = steps.make_waiter or steps.look_up_waiters()
-        if flow is not None:
-            if flow.loop is not None:
-                flow.check_consumer(steps.loop)
-            if flow.moved.waiting:
-                flow.moved.fire()
         waiting = self.waiting
         if not waiting:
             waiting = self.waiting = {}
