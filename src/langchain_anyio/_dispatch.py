@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast, final
 
 import anyio
@@ -15,6 +15,7 @@ from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
     AsyncCallbackManagerForLLMRun,
     BaseCallbackHandler,
+    BaseCallbackManager,
     BaseRunManager,
     CallbackManagerForLLMRun,
 )
@@ -24,6 +25,7 @@ from typing_extensions import override
 
 from ._background import backend, start_in, task_id
 from ._primitives.backpressure import parts
+from ._stall import StallTimer
 from ._threads import ThreadCalls, handler_limiter
 
 _logger = logging.getLogger(__name__)
@@ -67,10 +69,11 @@ class Dispatcher:
     Ports `langchain_core.callbacks.manager.ahandle_event`.
     """
 
-    __slots__ = ("_calls", "_outer", "unreturned")
+    __slots__ = ("_calls", "_outer", "_stall", "unreturned")
 
-    def __init__(self, calls: ThreadCalls) -> None:
+    def __init__(self, calls: ThreadCalls, stall: StallTimer | None = None) -> None:
         self._calls = calls
+        self._stall = stall
         self._outer = _own_parts()
         self.unreturned: dict[object, str] = {}
         """Names of the async handlers' methods that have been called and run on or were interrupted."""
@@ -95,6 +98,14 @@ class Dispatcher:
                 "a callback handler, or the model, waits for the run that waits for it; let a task of its "
                 "own wait, or take stream.output_message"
             )
+
+    def hold_timers(self) -> list[StallTimer]:
+        """Hold the timer of this run, and of those that wait for it, and return them, to be resumed."""
+        runs = (self, *(part.run for part in self._outer if not part.over))
+        timers = [run._stall for run in runs if run._stall is not None]
+        for timer in timers:
+            timer.hold()
+        return timers
 
     async def __call__(
         self,
@@ -124,6 +135,22 @@ class Dispatcher:
                 reached.append(handler)
         if not concerned:
             return
+        timers = self.hold_timers()
+        try:
+            await self._call_all(concerned, event, ignored_if, args, kwargs, reached)
+        finally:
+            for timer in timers:
+                timer.resume()
+
+    async def _call_all(
+        self,
+        handlers: Sequence[BaseCallbackHandler],
+        event: str,
+        ignored_if: str | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        reached: list[BaseCallbackHandler],
+    ) -> None:
         errors: list[BaseException] = []
 
         async def call(handler: BaseCallbackHandler) -> None:
@@ -138,10 +165,10 @@ class Dispatcher:
             except BaseException as exc:  # noqa: BLE001 - raised when all handlers have run
                 errors.append(exc)
 
-        for handler in concerned:
+        for handler in handlers:
             if handler.run_inline:
                 await call(handler)
-        calls = [(handler, call(handler)) for handler in concerned if not handler.run_inline]
+        calls = [(handler, call(handler)) for handler in handlers if not handler.run_inline]
         if calls:
             try:
                 async with anyio.create_task_group() as tasks:
@@ -271,8 +298,7 @@ class LLMRun(AsyncCallbackManagerForLLMRun):
     def get_sync(self) -> CallbackManagerForLLMRun:
         """Return the manager for a model that runs in a worker thread; it falls silent at the end."""
         if self._sync is None:
-            self._sync = super().get_sync()
-            self._sync.handlers = list(self.handlers)
+            self._sync = _SyncLLMRun(self._dispatch, super().get_sync())
         return self._sync
 
     @override
@@ -322,6 +348,42 @@ class LLMRun(AsyncCallbackManagerForLLMRun):
     ) -> None:
         if handlers:
             await self._dispatch(handlers, event, ignored_if, args, {**_run_of(self), **kwargs})
+
+
+class _SyncLLMRun(CallbackManagerForLLMRun):
+    """The run manager of a model in a worker thread, which calls the handlers there.
+
+    Ports `langchain_core.callbacks.CallbackManagerForLLMRun`; the time that handlers take is not the
+    model's here either.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, manager: CallbackManagerForLLMRun) -> None:
+        super().__init__(run_id=manager.run_id, **_inherited(manager))
+        self.handlers = list(manager.handlers)
+        self._dispatch = dispatcher
+
+    @override
+    def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+        self._tell(super().on_llm_new_token, *args, **kwargs)
+
+    def on_stream_event(self, *args: Any, **kwargs: Any) -> None:
+        self._tell(super().on_stream_event, *args, **kwargs)
+
+    @override
+    def on_text(self, *args: Any, **kwargs: Any) -> None:
+        self._tell(super().on_text, *args, **kwargs)
+
+    @override
+    def on_retry(self, *args: Any, **kwargs: Any) -> None:
+        self._tell(super().on_retry, *args, **kwargs)
+
+    def _tell(self, tell: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        timers = self._dispatch.hold_timers() if self.handlers else ()
+        try:
+            tell(*args, **kwargs)
+        finally:
+            for timer in timers:
+                timer.resume()
 
 
 class ChainRun(AsyncCallbackManagerForChainRun):
@@ -399,7 +461,7 @@ def _run_of(manager: BaseRunManager) -> dict[str, Any]:
     }
 
 
-def _inherited(manager: AsyncCallbackManager) -> dict[str, Any]:
+def _inherited(manager: BaseCallbackManager | BaseRunManager) -> dict[str, Any]:
     return {
         "handlers": manager.handlers,
         "inheritable_handlers": manager.inheritable_handlers,

@@ -94,7 +94,8 @@ def open_stream(
         replay: Whether everything is kept for consumers yet to come. If not, what every open iterator has
             passed is dropped; a later one begins at the oldest delta kept. Final values are whole all the same.
         chunk_timeout: The longest wait for the model's next chunk in seconds; past it the connection is
-            closed and consumers get a `StreamStalledError`. Time that the model is held back does not count.
+            closed and consumers get a `StreamStalledError`. Time that the model is held back, or that callback
+            handlers take, does not count.
         kwargs: Passed on to the model, or to the graph's `astream_events`.
 
     Returns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -61,6 +60,8 @@ from ._protocol.chunk_converter import ChunkBridge, message_to_events
 from ._providers import for_current_loop
 from ._resolve import Target, resolve
 from ._stream_state import Run, StreamState
+from ._stall import StallTimer
+from ._primitives.checkpoints import STEPS_BETWEEN_YIELDS
 from ._threads import ThreadCalls, ThreadIterator, model_limiter
 
 CLEANUP_SECONDS = 5.0
@@ -114,6 +115,7 @@ class ModelRun(Run):
         self._kwargs = kwargs
         self._limit = max_buffer_size
         self._chunk_timeout = chunk_timeout
+        self._stall: StallTimer | None = None
         self._loop: Loop | None = None
         self._closed_unstarted = False
         self._cleanup_since: float | None = None
@@ -140,7 +142,9 @@ class ModelRun(Run):
     async def _start(self) -> None:
         self._loop = Loop()
         self._calls = ThreadCalls(self._loop)
-        self._dispatch = Dispatcher(self._calls)
+        if self._chunk_timeout is not None:
+            self._stall = StallTimer(self._chunk_timeout, self._loop)
+        self._dispatch = Dispatcher(self._calls, self._stall)
         self._state.flow.loop = self._loop.token
         self._state.flow.check_waiter = self._dispatch.check_waiter
         self._model_scope = anyio.CancelScope()
@@ -359,26 +363,20 @@ class ModelRun(Run):
             items: What the model gives.
             shown: Makes the events of each item, and the last ones.
         """
-        state, flow, limit, timeout = (
-            self._state,
-            self._state.flow,
-            self._limit,
-            self._chunk_timeout,
-        )
+        state, flow, limit, stall = self._state, self._state.flow, self._limit, self._stall
         handlers = run.handlers
         next_item = items.__aiter__().__anext__
         # Where nobody is told of its event, an item that is text and nothing else need not become one.
         bridge = shown if isinstance(shown, ChunkBridge) and not handlers else None
         steps = 0
         over = False
-        stall = None if timeout is None else anyio.CancelScope()
-        with stall or _NO_SCOPE:
+        with _NO_SCOPE if stall is None else stall.scope:
             while not over:
                 # Nobody reads on after the message's end, which a native producer may be past.
                 if not (flow.has_room(limit) or state.done):
                     await flow.wait_for_room(limit)
                 if stall is not None:
-                    stall.deadline = anyio.current_time() + cast("float", timeout)
+                    stall.start()
                 text = None
                 events: Iterable[Mapping[str, Any]] = ()
                 try:
@@ -389,7 +387,7 @@ class ModelRun(Run):
                     events = shown.finish()
                     over = True
                 if stall is not None:
-                    stall.deadline = math.inf
+                    stall.stop()
                 if text and bridge is not None:
                     if not (flow.has_room(limit) or state.done):
                         await flow.wait_for_room(limit)
@@ -403,8 +401,8 @@ class ModelRun(Run):
                 steps += 1
                 if not steps % STEPS_BETWEEN_YIELDS:
                     await checkpoint()
-        if stall is not None and stall.cancelled_caught:
-            raise StreamStalledError(cast("float", timeout))
+        if stall is not None and stall.scope.cancelled_caught:
+            raise StreamStalledError(stall.seconds)
 
     # The end
 
