@@ -2,8 +2,8 @@
 
 langchain-openai and langchain-anthropic keep one HTTP client per process and base address. Its pooled connections
 belong to the event loop that opened them, so the next loop, of either backend, breaks on them. Besides, `ChatOpenAI`
-bounds the wait for each chunk with `asyncio.wait_for`. Here a model is given, in a copy, a client of this event loop
-and a bound that holds on every backend.
+bounds the wait for each chunk with `asyncio.wait_for`. Here a model is given, in a view of it, a client of this event
+loop and a bound that holds on every backend. All that the model sets on itself in a call it sets on the user's object.
 
 What the providers' packages keep private is touched in this module alone; where it is not as known, the model runs as
 it is. No provider is imported: a model of one exists only where its package is imported already.
@@ -14,12 +14,14 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import anyio
 from anyio.lowlevel import RunVar
 
 from ._background import Loop
+from ._views import ABSENT, is_view, view_of, viewed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable
@@ -31,22 +33,25 @@ CLOSING_SECONDS: Final = 5.0
 
 
 def for_current_loop(model: BaseChatModel) -> BaseChatModel:
-    """The model to run on the current event loop: the same object, or a copy with a client of this loop.
+    """The model to run on the current event loop: the same object, or a view of it with a client of this loop.
 
-    A model of OpenAI's or Anthropic's that uses its default HTTP client is copied. The copy's SDK client has an HTTP
-    client with the same address, timeout, proxy and socket options, which all such models on this event loop share and
+    A model of OpenAI's or Anthropic's that uses its default HTTP client is run in a view, which shares all its state but
+    for the clients (`_views.view_of`). The view's SDK client has an HTTP client with the same address, timeout, proxy and socket options, which all such models on this event loop share and
     which is closed at the loop's end. A client that the user supplied is used as it is.
     `ChatOpenAI.stream_chunk_timeout` holds on every backend, also with a client that the user supplied, closes the
     connection and raises `langchain_openai.StreamChunkTimeoutError`.
 
-    Call it in a task of the event loop, once for each run, so that the copy has the model's settings of that time. It
-    is not a checkpoint. Opening a client, the first time that its settings are met, takes some 20 milliseconds, nearly
+    Call it in a task of the event loop, once for each run, so that the clients have the model's settings of that time.
+    It is not a checkpoint. Opening a client, the first time that its settings are met, takes some 20 milliseconds, nearly
     all of them for TLS certificates. Clients stay until the loop ends, as the originals stay until the process ends:
     one for each combination of settings.
 
     Args:
-        model: Any chat model. It is never changed.
+        model: Any chat model. Its clients are never changed.
     """
+    if is_view(model):
+        return model
+    model = viewed(model)  # a view of another loop, which the model has kept perhaps
     openai_models = sys.modules.get("langchain_openai.chat_models.base")
     if openai_models is not None and isinstance(model, openai_models.BaseChatOpenAI):
         return _openai_for_current_loop(model)
@@ -61,6 +66,9 @@ def embeddings_for_current_loop(embeddings: Any) -> Any:
     openai_embeddings = sys.modules.get("langchain_openai.embeddings.base")
     if openai_embeddings is None or not isinstance(embeddings, openai_embeddings.OpenAIEmbeddings):
         return embeddings
+    if is_view(embeddings):
+        return embeddings
+    embeddings = viewed(embeddings)
     openai = sys.modules["openai"]
     sdk = _http_client(
         embeddings.async_client
@@ -78,34 +86,55 @@ def embeddings_for_current_loop(embeddings: Any) -> Any:
             base_url=used.base_url, timeout=used.timeout, **options
         )
 
-    http = _loop_clients().get((openai, *_settings(used), proxy), open_client)
-    changes = {"async_client": sdk.with_options(http_client=http).embeddings}
-    return embeddings.model_copy(update=changes)
+    clients = _loop_clients()
+    http = clients.get((openai, *_settings(used), proxy), open_client)
+    ours = sdk.with_options(http_client=http).embeddings
+    shown = {"async_client": partial(_instead, embeddings.async_client, ours)}
+    return view_of(embeddings, shown, clients.are_current)
 
 
 def _openai_for_current_loop(model: Any) -> BaseChatModel:
-    changes: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     sdk, completions = model.root_async_client, model.async_client
     http = _openai_http_client(model)
     if http is not None:
-        sdk = sdk.with_options(http_client=http)
-        completions = sdk.chat.completions
-        changes = {"root_async_client": sdk, "async_client": completions}
+        ours = sdk.with_options(http_client=http)
+        shown = {
+            "root_async_client": partial(_instead, sdk, ours),
+            "async_client": partial(_instead, completions, ours.chat.completions),
+        }
     # Older releases of langchain-openai have neither this nor the socket options.
     seconds = getattr(model, "stream_chunk_timeout", None)
     if seconds and seconds > 0:
-        limit = _ChunkTimeout(
-            seconds,
-            model.model_name,
-            sys.modules["langchain_openai"].StreamChunkTimeoutError,
-        )
-        changes = {
-            "root_async_client": sdk and _Resource(sdk, limit),
-            "async_client": completions and _Resource(completions, limit),
-            "stream_chunk_timeout": None,
-        }
-    result: BaseChatModel = model.model_copy(update=changes) if changes else model
+        limit = _ChunkTimeout(model, sys.modules["langchain_openai"].StreamChunkTimeoutError)
+        for name in ("root_async_client", "async_client"):
+            shown[name] = partial(_bounded, shown.get(name), limit)
+        shown["stream_chunk_timeout"] = _elsewhere
+    result: BaseChatModel = view_of(model, shown, _loop_clients().are_current) if shown else model
     return result
+
+
+def _instead(theirs: Any, ours: Any, stored: Any) -> Any:
+    """Show our client instead of one that it stands for; what the model has set since is shown as it is."""
+    return ours if stored is theirs else stored
+
+
+def _bounded(show: Callable[[Any], Any] | None, limit: _ChunkTimeout, stored: Any) -> Any:
+    client = stored if show is None else show(stored)
+    return client if client is ABSENT or client is None else _Resource(client, limit)
+
+
+class _Elsewhere(float):
+    """A limit that langchain-openai takes for none, since it is kept here."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def _elsewhere(seconds: Any) -> Any:
+    return seconds if seconds is None or seconds is ABSENT else _Elsewhere(seconds)
 
 
 def _openai_http_client(model: Any) -> Any:
@@ -145,18 +174,20 @@ def _openai_http_client(model: Any) -> Any:
 
 def _anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
     langchain_anthropic, anthropic = sys.modules["langchain_anthropic"], sys.modules["anthropic"]
-    copy: Any = model.model_copy()
-    try:
-        # A cached property: where the user's model has none yet, the copy makes its own. A user who wants another client
-        # puts it there, as there is no parameter for it.
-        sdk = copy._async_client
-    except Exception:  # noqa: BLE001
-        # The run raises it again, and reports it, where the model uses its client.
-        return model
+    stored: Any = model.__dict__.get("_async_client", ABSENT)
+    sdk = stored
+    if stored is ABSENT:
+        try:
+            # A cached property, made in a copy where the user's model has none yet. A user who wants another client puts
+            # it there, as there is no parameter for it.
+            sdk = cast("Any", model.model_copy())._async_client
+        except Exception:  # noqa: BLE001
+            # The run raises it again, and reports it, where the model uses its client.
+            return model
     used = _http_client(sdk)
     if not _is_default(used, anthropic, model, langchain_anthropic.ChatAnthropic):
         return model
-    proxy = copy.anthropic_proxy
+    proxy = cast("Any", model).anthropic_proxy
 
     def open_client() -> Any:
         options = {"proxy": proxy} if proxy else {}
@@ -164,11 +195,15 @@ def _anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
             base_url=used.base_url, timeout=used.timeout, **options
         )
 
-    http = _loop_clients().get((*_settings(used), proxy), open_client)
-    # Where cached properties keep their values.
-    copy.__dict__["_async_client"] = sdk.with_options(http_client=http)
-    result: BaseChatModel = copy
-    return result
+    clients = _loop_clients()
+    http = clients.get((*_settings(used), proxy), open_client)
+    ours = sdk.with_options(http_client=http)
+
+    def show(now: Any) -> Any:
+        # Where the model had none, others may have made it one since, with the same HTTP client.
+        return ours if now is ABSENT or now is stored or _http_client(now) is used else now
+
+    return view_of(model, {"_async_client": show}, clients.are_current)
 
 
 def _http_client(sdk: Any) -> Any:
@@ -235,6 +270,13 @@ class _LoopClients:
             self._open[key] = client
         return self._open[key]
 
+    def are_current(self) -> bool:
+        """Return whether the caller runs on their event loop."""
+        try:
+            return _clients.get(None) is self
+        except RuntimeError:  # no event loop runs here
+            return False
+
 
 _clients: RunVar[_LoopClients] = RunVar("langchain_anyio_http_clients")
 
@@ -252,12 +294,17 @@ def _loop_clients() -> _LoopClients:
 class _ChunkTimeout:
     """How long a model waits for the next chunk, and what it raises then."""
 
-    __slots__ = ("error", "model_name", "seconds")
+    __slots__ = ("_model", "error")
 
-    def __init__(self, seconds: float, model_name: str, error: Callable[..., Exception]) -> None:
-        self.seconds = seconds
-        self.model_name = model_name
+    def __init__(self, model: Any, error: Callable[..., Exception]) -> None:
+        self._model = model
         self.error = error
+
+    @property
+    def seconds(self) -> float | None:
+        """The model's setting now, which it may change in its call."""
+        seconds: float | None = self._model.stream_chunk_timeout
+        return seconds if seconds is not None and seconds > 0 else None
 
     def bound(self, response: Any) -> Any:
         """The same response, bounded if it is a stream."""
@@ -267,18 +314,19 @@ class _ChunkTimeout:
             return _RawResponse(response, self)
         return response
 
-    def expired(self, chunks_received: int) -> Exception:
+    def expired(self, seconds: float, chunks_received: int) -> Exception:
+        model_name = self._model.model_name
         # As langchain-openai logs it, for those who watch for it.
         logging.getLogger(getattr(self.error, "__module__", __name__)).warning(
             "langchain_openai.stream_chunk_timeout fired",
             extra={
                 "source": "stream_chunk_timeout",
-                "timeout_s": self.seconds,
-                "model_name": self.model_name,
+                "timeout_s": seconds,
+                "model_name": model_name,
                 "chunks_received": chunks_received,
             },
         )
-        return self.error(self.seconds, model_name=self.model_name, chunks_received=chunks_received)
+        return self.error(seconds, model_name=model_name, chunks_received=chunks_received)
 
 
 class _Forwarding:
@@ -342,13 +390,14 @@ class _StreamManager(_Forwarding):
 class _Stream(_Forwarding):
     """An SDK stream with a bound on the wait for each chunk."""
 
-    __slots__ = ("_chunks", "_chunks_received")
+    __slots__ = ("_chunks", "_chunks_received", "_seconds")
 
     def __init__(self, target: Any, limit: _ChunkTimeout) -> None:
         super().__init__(target, limit)
         # The SDKs' streams are iterators themselves; `__aiter__` only puts a generator before them that nobody closes.
         self._chunks = target if hasattr(target, "__anext__") else target.__aiter__()
         self._chunks_received = 0
+        self._seconds = limit.seconds
 
     async def __aenter__(self) -> _Stream:
         await self._target.__aenter__()
@@ -362,8 +411,9 @@ class _Stream(_Forwarding):
 
     async def __anext__(self) -> Any:
         # The wait that is cut short closes the response, as a cancelled one does.
-        with anyio.move_on_after(self._limit.seconds):
+        with anyio.move_on_after(self._seconds):
             chunk = await self._chunks.__anext__()
             self._chunks_received += 1
             return chunk
-        raise self._limit.expired(self._chunks_received)
+        assert self._seconds is not None
+        raise self._limit.expired(self._seconds, self._chunks_received)
