@@ -14,14 +14,17 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import AsyncExitStack
-from functools import partial
+from functools import cache, partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import anyio
+import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from ._background import Loop
-from ._views import ABSENT, is_view, view_of, viewed
+from ._background import Loop, backend
+from ._core import needs_asyncio
+from ._views import ABSENT, is_view, mixin_of, view_of, viewed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable
@@ -77,18 +80,24 @@ def embeddings_for_current_loop(embeddings: Any) -> Any:
     proxy = embeddings.openai_proxy or None
     # Without the user's own, it is one that the SDK has opened, or langchain-openai for the proxy.
     own_of_proxy = proxy and used is embeddings.http_async_client
+    options = _key_on_trio(sdk, embeddings)
     if not own_of_proxy and not _is_default(used, openai, embeddings, object):
-        return embeddings
+        if not options:
+            return embeddings
+        ours = sdk.with_options(**options).embeddings
+        shown = {"async_client": partial(_instead, embeddings.async_client, ours)}
+        return view_of(embeddings, shown, _loop_clients().are_current)
 
     def open_client() -> Any:
-        options = {"proxy": proxy} if proxy else {}
         return openai.DefaultAsyncHttpxClient(
-            base_url=used.base_url, timeout=used.timeout, **options
+            base_url=used.base_url,
+            timeout=used.timeout,
+            **({"proxy": proxy} if proxy else {}),
         )
 
     clients = _loop_clients()
     http = clients.get((openai, *_settings(used), proxy), open_client)
-    ours = sdk.with_options(http_client=http).embeddings
+    ours = sdk.with_options(http_client=http, **options).embeddings
     shown = {"async_client": partial(_instead, embeddings.async_client, ours)}
     return view_of(embeddings, shown, clients.are_current)
 
@@ -97,12 +106,14 @@ def _openai_for_current_loop(model: Any) -> BaseChatModel:
     shown: dict[str, Any] = {}
     sdk, completions = model.root_async_client, model.async_client
     http = _openai_http_client(model)
+    options = _key_on_trio(sdk, model)
     if http is not None:
-        ours = sdk.with_options(http_client=http)
-        shown = {
-            "root_async_client": partial(_instead, sdk, ours),
-            "async_client": partial(_instead, completions, ours.chat.completions),
-        }
+        options["http_client"] = http
+    if options:
+        ours = sdk.with_options(**options)
+        shown["root_async_client"] = partial(_instead, sdk, ours)
+        if completions is not None and _http_client(completions) is sdk:
+            shown["async_client"] = partial(_instead, completions, ours.chat.completions)
     # Older releases of langchain-openai have neither this nor the socket options.
     seconds = getattr(model, "stream_chunk_timeout", None)
     if seconds and seconds > 0:
@@ -110,8 +121,52 @@ def _openai_for_current_loop(model: Any) -> BaseChatModel:
         for name in ("root_async_client", "async_client"):
             shown[name] = partial(_bounded, shown.get(name), limit)
         shown["stream_chunk_timeout"] = _elsewhere
-    result: BaseChatModel = view_of(model, shown, _loop_clients().are_current) if shown else model
+    below = None
+    if backend() == "trio" and needs_asyncio():
+        below = _openai_on_trio()
+    if not shown and not (below and model.disable_streaming):
+        return cast("BaseChatModel", model)
+    result: BaseChatModel = view_of(model, shown, _loop_clients().are_current, below=below)
     return result
+
+
+def _key_on_trio(sdk: Any, model: Any) -> dict[str, Any]:
+    """The options of an SDK client whose key comes from a plain function, which langchain-openai calls through asyncio."""
+    provider = getattr(sdk, "_api_key_provider", None)
+    key = model.openai_api_key
+    if (
+        backend() != "trio"
+        or getattr(provider, "__module__", None) != "langchain_openai.chat_models._client_utils"
+        or not callable(key)
+    ):
+        return {}
+
+    async def api_key() -> Any:
+        return await anyio.to_thread.run_sync(key, abandon_on_cancel=True)
+
+    return {"api_key": api_key}
+
+
+async def _run_in_thread(_executor: None, func: Callable[..., Any], *args: Any) -> Any:
+    return await anyio.to_thread.run_sync(partial(func, *args), abandon_on_cancel=True)
+
+
+@cache
+def _openai_on_trio() -> type | None:
+    """`BaseChatOpenAI` whose `_agenerate` makes its result in a thread of anyio's and not in an executor of asyncio's.
+
+    The method is langchain-openai's own, with another `run_in_executor` among its global names.
+    """
+    base = sys.modules["langchain_openai.chat_models.base"].BaseChatOpenAI
+    method = base._agenerate
+    if not isinstance(method, FunctionType) or "run_in_executor" not in method.__globals__:
+        return None
+    names = {**method.__globals__, "run_in_executor": _run_in_thread}
+    on_trio = FunctionType(
+        method.__code__, names, method.__name__, method.__defaults__, method.__closure__
+    )
+    on_trio.__kwdefaults__ = method.__kwdefaults__
+    return mixin_of(base, {"_agenerate": on_trio})
 
 
 def _instead(theirs: Any, ours: Any, stored: Any) -> Any:

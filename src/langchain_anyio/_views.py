@@ -62,13 +62,30 @@ def is_view(model: object) -> bool:
     return isinstance(model, _View) and _state(model)[2]()
 
 
+def mixin_of(base: type, methods: Mapping[str, Any]) -> type:
+    """Return a class for `view_of(below=...)`: its methods stand in for those of `base`, and `super()` reaches them."""
+    namespace = {"__slots__": (), "__module__": base.__module__, **methods}
+    # Neither pydantic's schema nor those who take note of subclasses have to do with it.
+    bases = (_Unnoted, base)
+    return cast("type", ABCMeta.__new__(cast("Any", type(base)), base.__name__, bases, namespace))
+
+
+class _Unnoted:
+    """Keeps a class from those who take note of the subclasses of a model's class."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        pass
+
+
 class _View:
     """What views have in common; a view's own class derives from this and from its model's class."""
 
     __slots__ = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep a view's class from those who take note of the subclasses of a model's class."""
+        """As that of `_Unnoted`, and before that of the model's class in any case."""
 
     def __copy__(self) -> Any:
         model, shown, applies, below = _state(self)
@@ -176,9 +193,9 @@ def _view_class(base: type, names: frozenset[str], below: type | None) -> type:
         namespace[name] = _Shown(base, name)
     if getattr(base, "model_config", {}).get("validate_assignment"):
         namespace["__getattribute__"] = _getattribute_of(base)
-    bases = (_View, base) if below is None else (_View, base, below)
-    if below is not None and issubclass(below, base):
-        bases = (_View, below)
+    bases: tuple[type, ...] = (_View, base)
+    if below is not None:
+        bases = (_View, below) if issubclass(below, base) else (_View, base, below)
     # Not by pydantic's metaclass, which would build a schema.
     view: Any = ABCMeta.__new__(cast("Any", type(base)), base.__name__, bases, namespace)
 
