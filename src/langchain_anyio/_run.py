@@ -59,9 +59,8 @@ from ._primitives.projection import raise_as_it_came
 from ._protocol.chunk_converter import ChunkBridge, message_to_events
 from ._providers import for_current_loop
 from ._resolve import Target, resolve
-from ._stream_state import Run, StreamState
 from ._stall import StallTimer
-from ._primitives.checkpoints import STEPS_BETWEEN_YIELDS
+from ._stream_state import Run, StreamState
 from ._threads import ThreadCalls, ThreadIterator, model_limiter
 
 CLEANUP_SECONDS = 5.0
