@@ -18,13 +18,15 @@ def enable_trio(*packages: str) -> None:
     affected.
 
     Args:
-        packages: Import names of other libraries that are to run on trio in the same way, `"langchain_openai"`. They
-            are not imported by this.
+        packages: Import names of other packages or modules that are to run on trio in the same way,
+            `"langchain_openai"`. They are not imported by this; of a name with dots, the parents are. One that does not
+            use asyncio is no error. `"__main__"` is the program itself: call this after its imports.
 
     Raises:
         ImportError: trio is not installed.
         ModuleNotFoundError: There is no such package.
-        ValueError: A package does not use asyncio.
+        TypeError: A package is not a `str`.
+        ValueError: A package is not an import name: `"langchain-openai"`. Nothing has been enabled then.
 
     Example:
         ```python

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import packages_distributions
 from types import ModuleType
 from typing import Any, Final
 
 from ._langgraph import NAMESPACES_OF_LANGGRAPH
 from ._namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, Namespace
 from ._running import on_trio
-from ._survey import modules_that_use_asyncio
 from ._wrapping import libraries, wrappers
 
 LANGCHAIN_CORE: Final = "langchain_core"
@@ -41,12 +41,7 @@ _changes: dict[str, list[tuple[Any, str, Any]]] = {}
 def enable(packages: Sequence[str]) -> None:
     """Enable the packages that are always covered and some more; those that are enabled already stay so."""
     for package in packages:
-        if package in _changes or package in COVERED:
-            continue
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(f"no package named {package!r} is installed", name=package)
-        if not modules_that_use_asyncio(package):
-            raise ValueError(f"{package} does not use asyncio: there is nothing to enable in it")
+        _check(package)
     with _lock:
         if _FINDER not in sys.meta_path:
             sys.meta_path.insert(0, _FINDER)
@@ -62,6 +57,45 @@ def enable(packages: Sequence[str]) -> None:
                     _undo(_changes.pop(package))
                     raise
                 libraries.add(package)
+
+
+def _check(package: object) -> None:
+    """Refuse what is not the import name of a package or module."""
+    if not isinstance(package, str):
+        raise TypeError(
+            f"enable_trio() takes import names, each a str of its own, not {type(package).__name__}: {package!r}"
+        )
+    if not all(part.isidentifier() for part in package.split(".")):
+        raise ValueError(f"enable_trio({package!r}): not an import name{_hint(package)}")
+    if isinstance(sys.modules.get(package), ModuleType):
+        return  # `__main__` and modules made by hand have no spec
+    try:
+        found = importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError as exc:
+        # What one of its parents imports may be missing too, which is another matter.
+        if exc.name is None or not _within(package, exc.name):
+            raise
+        found = False
+    except ValueError:  # of what `sys.modules` has without being a module
+        found = False
+    if not found:
+        raise ModuleNotFoundError(
+            f"enable_trio({package!r}): no package named {package!r} is installed{_hint(package)}",
+            name=package,
+        )
+
+
+def _hint(package: str) -> str:
+    """Return the import names of a distribution, as the end of a sentence."""
+    names = [
+        name
+        for name, distributions in packages_distributions().items()
+        if package.lower().replace("-", "_") in (d.lower().replace("-", "_") for d in distributions)
+        and name != package
+    ]
+    if not names and (name := package.replace("-", "_")) != package and name.isidentifier():
+        names = [name]
+    return f"; import name: {', '.join(sorted(names))}" if names else ""
 
 
 def disable() -> None:

@@ -24,11 +24,6 @@ class Use(NamedTuple):
     name: str
 
 
-def modules_that_use_asyncio(package: str) -> list[Path]:
-    """Return the files of a package that import asyncio."""
-    return [path for path, tree in _sources(package) if any(_imports(tree))]
-
-
 def uses(package: str) -> Iterator[Use]:
     """Find the names of asyncio that a package uses, and the attributes of loops and of tasks and futures."""
     for path, tree in _sources(package):
