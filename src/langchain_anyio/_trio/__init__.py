@@ -6,6 +6,7 @@ The loop is what is asked of an event loop; the primitives are asyncio's own, wh
 The owner is the public call that tasks and async generators belong to, and end with.
 The wrapping lists by name what another namespace is not enough for.
 The enabling puts all this into the modules of a library, those imported later too, and takes it out.
+The originals say what each object that was put there stands for.
 The survey reads which names of asyncio a package uses.
 
 It imports trio, so nothing imports it before `enable_trio()` is called.

@@ -62,7 +62,7 @@ def _for_the_run(function: Callable[..., None]) -> Callable[..., None]:
 class _AlsoOnTrio:
     """Whether a Python has something: a flag of a module that trio sets on each Python."""
 
-    __slots__ = ("_on_asyncio", "_on_trio")
+    __slots__ = ("__weakref__", "_on_asyncio", "_on_trio")
 
     def __init__(self, on_asyncio: bool, *, on_trio: bool) -> None:
         self._on_asyncio = on_asyncio

@@ -6,9 +6,9 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import Context
-from types import FrameType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, Final, cast
 
 from trio.lowlevel import checkpoint
@@ -54,40 +54,32 @@ _TASKS_TAKE_CONTEXTS: Final[bool] = sys.version_info >= (3, 11)
 OF_CHAT_MODELS: Final = frozenset({"agenerate", "astream"})
 
 
-def wrappers(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
-    """Find what is to be wrapped in a module: its place, its name, and what is to stand there."""
-    for name, value in list(vars(module).items()):
-        if wrap := _BY_NAME.get(f"{module.__name__}.{name}"):
-            yield module, name, wrap(value)
-        elif isinstance(value, type) and value.__module__ == module.__name__:
-            for method, function in list(vars(value).items()):
-                if isinstance(function, classmethod):
-                    wrap = _BY_NAME.get(f"{value.__module__}.{value.__qualname__}.{method}")
-                    if wrap is not None:
-                        yield value, method, wrap(function)
-                elif inspect.isfunction(function):
-                    wrapped = _wrapped(value, method, function)
-                    if wrapped is not function:
-                        yield value, method, wrapped
+def wrapped_in_module(module: ModuleType, name: str, value: Any) -> Any:
+    """Return what stands for a module's value: a wrapper where the list below has one, or the value itself."""
+    wrap = _BY_NAME.get(f"{module.__name__}.{name}")
+    return value if wrap is None else wrap(value)
 
 
-def _wrapped(cls: type, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    wrapped = function
-    if wrap := _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}.{name}"):
-        wrapped = wrap(wrapped)
+def wrapped_in_class(cls: type, name: str, value: Any) -> Any:
+    """Return what stands for what a class has in its dictionary: a wrapper, or the value itself."""
+    if not isinstance(value, (FunctionType, classmethod)):
+        return value
+    wrap = _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}.{name}")
+    wrapped: Any = value if wrap is None else wrap(value)
     if name in OF_CHAT_MODELS and _is_chat_model(cls):
         wrapped = _of_this_loop(wrapped, for_current_loop)
-    if name in GENERATORS and inspect.isasyncgenfunction(function):
+    if name in GENERATORS and inspect.isasyncgenfunction(value):
         wrapped = _closing_what_it_starts(wrapped)
-    elif name in COROUTINES and inspect.iscoroutinefunction(function):
+    elif name in COROUTINES and inspect.iscoroutinefunction(value):
         wrapped = _joining(wrapped)
     return wrapped
 
 
 def _is_chat_model(cls: type) -> bool:
-    from langchain_core.language_models import BaseChatModel
-
-    return issubclass(cls, BaseChatModel)
+    # Never imported here: another thread that imports it may be waiting for the lock that this is called with.
+    module = sys.modules.get("langchain_core.language_models.chat_models")
+    base = getattr(module, "BaseChatModel", None)
+    return base is not None and issubclass(cls, base)
 
 
 def _closing_what_it_starts(
