@@ -5,11 +5,12 @@ A Python version that is not installed is skipped, and nox says so. Arguments af
 
 from __future__ import annotations
 
+import functools
 import itertools
-import shutil
 from pathlib import Path
 
 import nox
+from python_discovery import get_interpreter
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -22,7 +23,6 @@ nox.options.error_on_external_run = True
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 BACKENDS = ["asyncio", "uvloop", "trio"]
-NEWEST = next((python for python in reversed(PYTHONS) if shutil.which(f"python{python}")), None)
 # They start processes and servers, or cancel at every point, and what they test differs little among Pythons.
 SLOW = [
     "test_agent_cancelled_everywhere.py",
@@ -67,6 +67,15 @@ LONG = [
 ]
 
 
+@functools.cache
+def newest() -> str | None:
+    """Return the newest Python that nox finds, by the look-up of its own that each session goes by.
+
+    A name on PATH says little: pyenv's stand-ins have one for a Python that does not run.
+    """
+    return next((python for python in reversed(PYTHONS) if get_interpreter(python)), None)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff, with flake8-async, and the format."""
@@ -85,9 +94,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The examples of the documentation, run as they stand."""
-    session.install(".[cli]", "--group", "test")
-    session.run("pytest", "tests/test_readme.py", *session.posargs)
+    """The examples of the documentation, run as they stand, and the command that runs all this."""
+    session.install(".[cli]", "--group", "test", "--group", "nox")
+    session.run("pytest", "tests/test_readme.py", "tests/test_noxfile.py", *session.posargs)
 
 
 @nox.session
@@ -144,9 +153,9 @@ def without_trio(session: nox.Session) -> None:
 def tests(session: nox.Session, backend: str) -> None:
     """The tests, on each Python and each backend; those that take minutes on the newest Python that is found."""
     session.install(".[cli]", "--group", "test")
-    newest = session.python == NEWEST
-    slow = [] if newest else [f"--ignore=tests/{name}" for name in SLOW]
-    env = {} if newest else {"HYPOTHESIS_PROFILE": "brief"}
+    everything = session.python == newest()
+    slow = [] if everything else [f"--ignore=tests/{name}" for name in SLOW]
+    env = {} if everything else {"HYPOTHESIS_PROFILE": "brief"}
     session.run("pytest", "--backend", backend, *slow, *session.posargs, env=env)
 
 
