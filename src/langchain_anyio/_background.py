@@ -7,9 +7,11 @@ no other of the streaming layers, knows the backends by name.
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
@@ -31,6 +33,11 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+# How long what a task has left open is waited for.
+ABANDONED_SECONDS = 5.0
 
 # What is meant for the whole program, and so goes on from wherever it is raised.
 EXITS = (KeyboardInterrupt, SystemExit)
@@ -73,10 +80,13 @@ class Loop:
             self.token = asyncio.get_running_loop()
 
     def call_soon(self, func: Callable[[], object]) -> bool:
-        """Have the loop call `func`; return whether the loop still takes calls."""
+        """Have the loop call `func`; return whether the loop still takes calls.
+
+        What `func` raises is logged; on asyncio `KeyboardInterrupt` and `SystemExit` end the loop, as from any callback.
+        """
         try:
             if self._kept is None:
-                self.token.run_sync_soon(self._context.run, func)
+                self.token.run_sync_soon(self._context.run, _contained_call, func)
             else:
                 self.token.call_soon_threadsafe(self._call_in_task, func, context=self._context)
         except RuntimeError:  # a closed asyncio loop; trio.RunFinishedError is one too
@@ -182,8 +192,8 @@ def start(
     `asyncio.run` and its like). What may be cancelled earlier has a cancel scope of its own.
 
     Args:
-        func: What to run. It keeps its errors to itself: only `KeyboardInterrupt`, `SystemExit` and
-            the backend's cancellation may leave it.
+        func: What to run. It shows its errors to whoever is concerned, also `KeyboardInterrupt` and `SystemExit`, which
+            on asyncio go on to end the loop. Any other error that leaves it is logged.
         name: The task's name, for debuggers.
         context: The context to run it in, on asyncio a copy of it; by default a copy of the current one.
         over: Called when the task has ended; an asyncio task may have been cancelled before it began.
@@ -193,30 +203,83 @@ def start(
         import trio
 
         async def contained() -> None:
-            # A system task that fails takes the whole run down with trio.TrioInternalError. The
-            # streams hand these two to their consumers instead, and a cancellation of asyncio's, which
-            # a model may bring along from a loop of its own, means nothing here.
+            # A system task that fails takes the whole run down with trio.TrioInternalError.
             try:
                 await func()
-            except (KeyboardInterrupt, SystemExit):
-                pass
-            except BaseExceptionGroup as exc:
-                # Where a task below this one begins or ends, in anyio's hands, an interrupt comes in all the same.
-                interrupts, others = exc.split(KeyboardInterrupt)
-                if others is not None and not is_cancellation(others):
-                    raise
-                if interrupts is not None:
-                    signal.raise_signal(signal.SIGINT)
-            except BaseException as exc:
-                if isinstance(exc, trio.Cancelled) or not is_cancellation(exc):
-                    raise
+            except EXITS:
+                pass  # shown to the consumers
+            except BaseException as exc:  # noqa: BLE001 - there is nobody above this
+                # A cancellation has done its work: the task ends here. Only the loop's would be welcome further up, and
+                # one of a scope that a generator has left open, or of an asyncio loop of the model's own, is not.
+                contain(exc, f"the background task {name!r} failed")
             finally:
-                over()
+                try:
+                    await close_open_nurseries()
+                finally:
+                    over()
 
         trio.lowlevel.spawn_system_task(contained, name=name, context=context)
     else:
         # create_task has a parameter for the context from Python 3.11 on only.
         context.run(_keep, _kept(), func(), name, over)
+
+
+def _contained_call(func: Callable[[], object]) -> None:
+    """Call `func` where an error would take trio's run down."""
+    try:
+        func()
+    except BaseException as exc:  # noqa: BLE001 - there is nobody above this
+        contain(exc, f"{func!r} failed")
+
+
+def contain(error: BaseException, message: str) -> None:
+    """Log an error where nobody is left to raise it to; an exit in it interrupts the main task, where that can be done."""
+    exits: BaseException | None = error if isinstance(error, EXITS) else None
+    if isinstance(error, BaseExceptionGroup):
+        exits = error.split(EXITS)[0]
+    rest = without_cancellations(error)
+    if rest is not None and not isinstance(rest, KeyboardInterrupt):
+        _logger.error("%s", message, exc_info=rest)
+    if exits is not None and threading.current_thread() is threading.main_thread():
+        signal.raise_signal(signal.SIGINT)
+
+
+async def close_open_nurseries(before: int = 0) -> bool:
+    """Cancel the nurseries that what ran in the current task has left open; return whether there were any.
+
+    A task with an open nursery can only end in an error, which in a system task takes the whole run down. Code leaves one
+    open where it suspends a generator in the middle of it for good.
+
+    Args:
+        before: How many were open before.
+    """
+    if backend() != "trio":
+        return False
+    import trio
+
+    task = trio.lowlevel.current_task()
+    if len(nurseries := task.child_nurseries) <= before:
+        return False
+    abandoned = nurseries[before:]
+    for nursery in abandoned:
+        nursery.cancel_scope.cancel()
+    with trio.move_on_after(ABANDONED_SECONDS, shield=True):
+        # Nothing tells when the children of somebody else's nursery have ended.
+        while any(nursery.child_tasks for nursery in abandoned):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    # trio has no public way to give a nursery up.
+    del task._child_nurseries[before:]
+    return True
+
+
+def is_loop_ending() -> bool:
+    """Tell, within a task of the loop's, whether the loop ends it; on asyncio that cannot be told."""
+    if backend() != "trio":
+        return False
+    import trio
+
+    nursery = trio.lowlevel.current_task().parent_nursery
+    return nursery is not None and nursery.cancel_scope.cancel_called
 
 
 def start_surely(func: Callable[[], Awaitable[None]], *, name: str) -> None:

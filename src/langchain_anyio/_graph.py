@@ -22,7 +22,13 @@ from ._core import needs_asyncio
 from ._dropping import Owner
 from ._errors import StreamCancelledError
 from ._primitives.event import Event
-from ._primitives.projection import AsyncProjection, Cursor, ProjectionState, sharable
+from ._primitives.projection import (
+    AsyncProjection,
+    Cursor,
+    ProjectionState,
+    raise_as_it_came,
+    sharable,
+)
 from ._primitives.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -206,6 +212,7 @@ class GraphRun:
         self._wanted = Event()
         self._advanced = Wakeup()
         self._closing = False
+        self._exit: BaseException | None = None
         self._left = Event()
         self._stopped = Event()
         self._ended = Event()
@@ -278,6 +285,8 @@ class GraphRun:
                     self._advanced.fire()
         except BaseException as exc:  # shown to the consumers
             error = exc
+            if isinstance(exc, EXITS):
+                self._exit = exc
             if is_cancellation(exc) or isinstance(exc, EXITS):
                 raise
         finally:
@@ -328,8 +337,12 @@ class GraphRun:
             if not self._loop.is_current():
                 raise RuntimeError("the stream runs on another event loop, and is closed there")
             self.close(StreamCancelledError())
-            if not any(run is self for run in _around.get()):
-                await outlast(self._ended)
+            if any(run is self for run in _around.get()):
+                return
+            await outlast(self._ended)
+        # asyncio's loop has been given it by the task itself.
+        if self._exit is not None and backend() != "asyncio":
+            raise_as_it_came(self._exit, self._exit.__traceback__)
 
     def close(self, error: Exception) -> None:
         """Begin to stop, showing `error` to the consumers; to be called on the run's event loop."""
@@ -344,9 +357,15 @@ class GraphRun:
 
     async def _stop(self) -> None:
         """Stop the graph in a task that nobody cancels: langgraph cleans up under one cancellation, and not under two."""
-        with self._stop_scope:
-            await self.run_stream.abort()
-            await self._close_graph()  # which it leaves open where a stream transformer has failed
+        try:
+            with self._stop_scope:
+                await self.run_stream.abort()
+                await (
+                    self._close_graph()
+                )  # which it leaves open where a stream transformer has failed
+        except EXITS as exc:
+            self._exit = exc
+            raise
 
     async def _watch(self) -> None:
         """See to it that a run that is being closed is over in time."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
+    Callable,
     Coroutine,
     Iterable,
     Mapping,
@@ -12,6 +14,7 @@ from collections.abc import (
 from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
+from types import AsyncGeneratorType
 from typing import Any, cast, final
 
 import anyio
@@ -34,6 +37,7 @@ from ._background import (
     Loop,
     backend,
     is_cancellation,
+    is_loop_ending,
     outlast,
     start,
     start_in,
@@ -229,19 +233,18 @@ class ModelRun(Run):
                 await self._run_model()
             if self._model_scope.cancelled_caught:
                 self._state.fail(StreamCancelledError())
+            if self._state.accumulator.message is None:
+                self._begin_cleanup()
         except BaseException as exc:  # noqa: BLE001 - shown to the consumers
             if is_cancellation(exc) or isinstance(exc, EXITS):
                 foreign = exc
-            if self._state.accumulator.message is not None and not is_cancellation(exc):
-                # What goes wrong after the message is whole neither replaces it nor is lost.
-                self._note_end_error(exc)
-            self._state.fail(exc)
-        if self._cleanup_since is None and (
-            foreign is not None or self._state.accumulator.message is None
-        ):
-            self._limit_cleanup()
-            start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
-        await self._clean_up()
+            self._fail(exc)
+        try:
+            await self._clean_up()
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+            self._note_end_error(exc)
         if foreign is None and isinstance(self._end_error, EXITS):
             foreign = self._end_error
         if foreign is not None:
@@ -249,6 +252,21 @@ class ModelRun(Run):
                 raise foreign
             finally:
                 del foreign
+
+    def _fail(self, error: BaseException) -> None:
+        """Show the consumers what ended the model's part, and limit the time of what is left to do."""
+        whole = self._state.accumulator.message is not None
+        if whole and not is_cancellation(error):
+            # What goes wrong after the message is whole neither replaces it nor is lost.
+            self._note_end_error(error)
+        self._state.fail(error)
+        if not whole or is_cancellation(error) or isinstance(error, EXITS):
+            self._begin_cleanup()
+
+    def _begin_cleanup(self) -> None:
+        if self._cleanup_since is None:
+            self._limit_cleanup()
+            start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
 
     def _over(self) -> None:
         """Note that the task has ended, be it that it was cancelled before it began."""
@@ -364,44 +382,98 @@ class ModelRun(Run):
         """
         state, flow, limit, stall = self._state, self._state.flow, self._limit, self._stall
         handlers = run.handlers
-        next_item = items.__aiter__().__anext__
+        iterator = items.__aiter__()
+        next_item: Callable[[], Awaitable[Any]] = iterator.__anext__
+        step = next_item
         # Where nobody is told of its event, an item that is text and nothing else need not become one.
         bridge = shown if isinstance(shown, ChunkBridge) and not handlers else None
         steps = 0
         over = False
-        with _NO_SCOPE if stall is None else stall.scope:
-            while not over:
-                # Nobody reads on after the message's end, which a native producer may be past.
-                if not (flow.has_room(limit) or state.done):
-                    await flow.wait_for_room(limit)
-                if stall is not None:
-                    stall.start()
-                text = None
-                events: Iterable[Mapping[str, Any]] = ()
+        failure: BaseException | None = None
+        stall_scope = None if stall is None else stall.scope
+        # A generator that holds a cancel scope or a task group open where it is suspended has these within ours: it has to
+        # be closed in here. What has cancelled ours is kept out meanwhile, by a scope around the generator's own.
+        closing = anyio.CancelScope()
+        try:
+            with stall_scope or _NO_SCOPE, closing:
+                while not over:
+                    try:
+                        # Nobody reads on after the message's end, which a native producer may be past.
+                        if not (flow.has_room(limit) or state.done or step is not next_item):
+                            await flow.wait_for_room(limit)
+                        if stall is not None:
+                            stall.start()
+                        text = None
+                        events: Iterable[Mapping[str, Any]] = ()
+                        try:
+                            item = await step()
+                            if bridge is None or (text := bridge.feed_text(item)) is None:
+                                events = shown.feed(item)
+                        except StopAsyncIteration:
+                            events = shown.finish()
+                            over = True
+                        if stall is not None:
+                            stall.stop()
+                        if step is not next_item:
+                            step, failure = next_item, None
+                            closing.deadline = math.inf
+                        if text and bridge is not None:
+                            if not (flow.has_room(limit) or state.done):
+                                await flow.wait_for_room(limit)
+                            state.dispatch_text(bridge.text_index, text)
+                        for event in events:
+                            if not (flow.has_room(limit) or state.done):
+                                await flow.wait_for_room(limit)
+                            state.dispatch(event)
+                            if handlers:
+                                await run.on_stream_event(event)
+                        steps += 1
+                        if not steps % STEPS_BETWEEN_YIELDS:
+                            await checkpoint()
+                    except BaseException as exc:
+                        step, failure = next_item, exc
+                        closing.deadline = anyio.current_time() + MODEL_SECONDS
+                        if self._is_for_generator(exc, iterator, stall_scope, closing):
+                            # A scope of its own was cancelled while it was suspended.
+                            step = partial(cast("AsyncGenerator[Any, Any]", iterator).athrow, exc)
+                            continue
+                        closing.shield = True
+                        if not is_cancellation(exc):
+                            self._fail(exc)
+                        await self._close_items(iterator)
+                        raise
+            if stall is not None and stall.scope.cancelled_caught:
+                raise StreamStalledError(stall.seconds)
+            if failure is not None:  # the time for closing is over
+                raise failure
+        finally:
+            del failure
+
+    def _is_for_generator(
+        self, error: BaseException, iterator: object, *ours: anyio.CancelScope | None
+    ) -> bool:
+        """Tell whether `error` is a cancellation that nobody but the model's suspended generator knows."""
+        return (
+            isinstance(error, anyio.get_cancelled_exc_class())
+            and isinstance(iterator, AsyncGeneratorType)
+            and iterator.ag_frame is not None
+            and not any(s is not None and s.cancel_called for s in (self._model_scope, *ours))
+            and not is_loop_ending()
+        )
+
+    async def _close_items(self, iterator: object) -> None:
+        """Close what the model's items come from; it is closed once, whatever comes of it."""
+        items, self._items = self._items, None
+        for source in (iterator, items) if iterator is not items else (items,):
+            # An iterator that is no async generator need not have it.
+            aclose = getattr(source, "aclose", None)
+            if aclose is not None:
                 try:
-                    item = await next_item()
-                    if bridge is None or (text := bridge.feed_text(item)) is None:
-                        events = shown.feed(item)
-                except StopAsyncIteration:
-                    events = shown.finish()
-                    over = True
-                if stall is not None:
-                    stall.stop()
-                if text and bridge is not None:
-                    if not (flow.has_room(limit) or state.done):
-                        await flow.wait_for_room(limit)
-                    state.dispatch_text(bridge.text_index, text)
-                for event in events:
-                    if not (flow.has_room(limit) or state.done):
-                        await flow.wait_for_room(limit)
-                    state.dispatch(event)
-                    if handlers:
-                        await run.on_stream_event(event)
-                steps += 1
-                if not steps % STEPS_BETWEEN_YIELDS:
-                    await checkpoint()
-        if stall is not None and stall.scope.cancelled_caught:
-            raise StreamStalledError(stall.seconds)
+                    await aclose()
+                except anyio.get_cancelled_exc_class():
+                    raise
+                except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+                    self._note_end_error(exc)
 
     # The end
 
@@ -444,10 +516,7 @@ class ModelRun(Run):
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
                 try:
-                    # An iterator that is no async generator is not among those.
-                    aclose = getattr(self._items, "aclose", None)
-                    if aclose is not None:
-                        await aclose()
+                    await self._close_items(self._items)
                 finally:
                     await self._generators.aclose()
                     await self._calls.join()

@@ -20,6 +20,8 @@ from typing import Any, Generic, TypeVar, cast
 import trio
 from typing_extensions import Self
 
+from langchain_anyio._background import EXITS, close_open_nurseries, contain
+
 from ._contexts import InContext
 from ._owner import CLEANUP_SECONDS, Owner
 from ._turns import Turns
@@ -118,13 +120,24 @@ class Future(Generic[T]):
     def _announce(self) -> None:
         self._event.set()
         callbacks, self._callbacks = self._callbacks, []
+        exits: BaseException | None = None
         for callback, context in callbacks:
-            self._call(callback, context)
+            try:
+                self._call(callback, context)
+            except EXITS as exc:
+                exits = exits or exc
+        if exits is not None:
+            try:
+                raise exits
+            finally:
+                del exits
 
     def _call(self, callback: Callable[[Any], object], context: Context) -> None:
         try:
             context.run(callback, self)
-        except Exception:
+        except EXITS:
+            raise
+        except BaseException:
             _logger.exception("a callback of %r failed", self)
 
     def add_done_callback(
@@ -252,16 +265,21 @@ class Task(Future[T]):
         await super().settled()
 
     async def _begin(self) -> None:
-        if not self._turn.is_next():
-            await self._turn.come()
-        self._turn.take()
-        await self._run()
+        try:
+            if not self._turn.is_next():
+                await self._turn.come()
+            self._turn.take()
+            await self._run()
+        except BaseException as exc:  # noqa: BLE001  # of a system task, which takes the whole run down
+            # The run's cancellation need not go on from here: the task ends. No other one may.
+            contain(exc, f"{self!r} failed")
 
     async def _run(self) -> None:
         awaitable = cast("Awaitable[T]", self._awaitable)
         here = trio.lowlevel.current_task()
         outer = _running.get(here)
         _running[here] = self
+        nurseries = len(here.child_nurseries)
         cancelled = False
         ours: BaseException | None = None
         try:
@@ -287,6 +305,8 @@ class Task(Future[T]):
                 del _running[here]
             else:
                 _running[here] = outer
+        if len(here.child_nurseries) > nurseries:
+            await close_open_nurseries(nurseries)
         # Not while the exception is at hand: to the callbacks, `CancelledError` would be trio's.
         self._end(cancelled=cancelled)
         if ours is not None:
@@ -300,7 +320,10 @@ class Task(Future[T]):
         self._awaitable = None
         if self._owner is not None:
             self._owner.tasks.discard(self)
-        self._announce()
+        try:
+            self._announce()
+        except EXITS as exc:  # of a callback; there is nobody but the awaiting side to have it
+            self._cancelled, self._exception = False, exc
 
     def __repr__(self) -> str:
         return f"<Task {self._name!r}{'' if not self.done() else ' done'}>"

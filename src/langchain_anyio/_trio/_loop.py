@@ -136,8 +136,10 @@ class TrioLoop:
 
     def _call_next(self) -> None:
         # It is there until it has been called: what it leads to comes after it.
-        _call(self._to_call[0])
-        self._to_call.popleft()
+        try:
+            _call(self._to_call[0])
+        finally:
+            self._to_call.popleft()
 
     def is_running(self) -> bool:
         return not self.is_closed()
