@@ -240,7 +240,7 @@ class ModelRun(Run):
                 foreign = exc
             self._fail(exc)
         try:
-            await self._clean_up()
+            await self._clean_up(foreign)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
@@ -477,7 +477,7 @@ class ModelRun(Run):
 
     # The end
 
-    async def _clean_up(self) -> None:
+    async def _clean_up(self, foreign: BaseException | None) -> None:
         if self._state.accumulator.message is not None and not (
             self._tells_anyone() or self._generators.are_open() or self._calls.left()
         ):
@@ -493,7 +493,8 @@ class ModelRun(Run):
                 start_in(tasks, notice, name="langchain_anyio.open_stream cancellation")
                 with self._end_scope:
                     cancelled: BaseException | None = None
-                    for step in (self._leave_model, self._report_end, self._calls.join):
+                    leave_model = partial(self._leave_model, foreign)
+                    for step in (leave_model, self._report_end, self._calls.join):
                         # One that is cut short, natively or by the limit of the time, lets the next one begin.
                         try:
                             await step()
@@ -511,20 +512,23 @@ class ModelRun(Run):
         if self._end_scope.cancelled_caught and not self._ended.is_set():
             self._warn_of_left()
 
-    async def _leave_model(self) -> None:
+    async def _leave_model(self, foreign: BaseException | None) -> None:
         """Close what the model has open, and wait for the threads it may still run in."""
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
                 try:
                     await self._close_items(self._items)
                 finally:
-                    await self._generators.aclose()
+                    # What the model left behind; what somebody else holds is not the run's alone.
+                    error = self._state.accumulator.error
+                    await self._generators.aclose(error, self._end_error, foreign)
                     await self._calls.join()
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
             self._note_end_error(exc)
         finally:
+            self._generators.release()
             self._left_model.set()
 
     async def _notice_cancellation(self, own: anyio.CancelScope) -> None:

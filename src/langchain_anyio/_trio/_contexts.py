@@ -76,6 +76,8 @@ class InContext(Generic[T]):
                 yielded = run(resume, value)
             except StopIteration as stop:
                 return cast("T", stop.value)
+            finally:
+                value = None  # an exception would refer to this frame, and so to itself
             try:
                 value = yield yielded
                 resume = steps.send

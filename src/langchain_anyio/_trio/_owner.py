@@ -8,11 +8,14 @@ starts most of its tasks.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 from weakref import WeakKeyDictionary
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 from trio.lowlevel import current_task
@@ -169,7 +172,7 @@ class Owner:
 
         Args:
             generator: The one that all of this has been for.
-            everything: Whether generators are closed that are still referred to: not where the call has
+            everything: Whether it is looked for those that only refer to each other: not where the call has
                 returned something, which they may be part of.
         """
         self._ending = True
@@ -218,8 +221,10 @@ class Owner:
 
     async def _close_generators(self, *, everything: bool) -> None:
         try:
+            await self._close_collected()
             if everything:
-                await self._one_at_a_time(self._close_open)
+                # The frames that an error came through do not go on with what they have read.
+                await self._one_at_a_time(partial(self._generators.aclose, sys.exc_info()[1]))
         finally:
             try:
                 await self._close_collected()
@@ -260,12 +265,6 @@ class Owner:
         finally:
             if self._closing.statistics().owner is current_task():
                 self._closing.release()
-
-    async def _close_open(self) -> None:
-        # Closing one may start others, and end what had one running.
-        for _ in range(3):
-            if self._generators.are_open():
-                await self._generators.aclose()
 
     async def _close_in_turn(self) -> None:
         while self._collected:
