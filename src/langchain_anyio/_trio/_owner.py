@@ -12,10 +12,9 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 from weakref import WeakKeyDictionary
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
 from trio.lowlevel import current_task
