@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
+import warnings
 import weakref
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -829,6 +830,102 @@ async def test_a_single_step_that_is_cancelled_does_not_hold_the_model_back(
     gc.collect()
     with anyio.fail_after(60):
         await speaker.say("a", "b")
+
+
+def never_begun(anyio_backend: tuple[str, Any]) -> tuple[str, ...]:
+    """Ways in which the coroutine of a step comes to nothing before it has begun."""
+    ways = ("closed", "collected", "thrown into")
+    if anyio_backend[0] == "asyncio":
+        ways += ("a task that is cancelled", "wait_for")
+    return ways
+
+
+async def never_begin(step: Any, way: str) -> None:
+    if way == "closed":
+        step.close()
+    elif way == "collected":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # never awaited
+            del step
+            gc.collect()
+    elif way == "thrown into":
+        with pytest.raises(ZeroDivisionError):
+            step.throw(ZeroDivisionError())
+    else:
+        import asyncio
+
+        if way == "wait_for":
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(step, 0)
+            return
+        task = asyncio.ensure_future(step)
+        del step
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.parametrize("by_id", (False, True))
+@pytest.mark.parametrize("first", (False, True))
+async def test_a_step_that_never_begins_does_not_hold_the_model_back(
+    anyio_backend: tuple[str, Any], by_id: bool, first: bool
+) -> None:
+    for way in never_begun(anyio_backend):
+        handler = AsyncIteratorCallbackHandler(1)
+        speaker = await Speaker(handler).start()
+        iterator = handler.aiter(run_id=speaker.id if by_id else None)
+        if not first:
+            await speaker.say("a")
+            assert await iterator.__anext__() == "a"
+        await never_begin(iterator.__anext__(), way)
+        await speaker.say("b")
+        with anyio.move_on_after(0) as scope:
+            await speaker.say("c")
+        assert scope.cancelled_caught, "the iterator is there"
+        del iterator
+        gc.collect()
+        with anyio.fail_after(60):
+            await speaker.say("c", "d")
+            await speaker.end()
+
+
+async def test_a_step_that_has_not_begun_keeps_its_iterator() -> None:
+    handler = AsyncIteratorCallbackHandler(1)
+    speaker = await Speaker(handler).start()
+    await speaker.say("a")
+    step = handler.aiter().__anext__()
+    with anyio.move_on_after(0) as scope:
+        await speaker.say("b")
+    assert scope.cancelled_caught
+    assert await step == "a"
+    with anyio.fail_after(60):
+        await speaker.say("b", "c", "d")
+
+
+async def test_steps_that_never_begin_take_nothing_from_a_queue_or_a_stream(
+    anyio_backend: tuple[str, Any],
+) -> None:
+    for way in never_begun(anyio_backend):
+        queue: Queue[str] = Queue(0)
+        await never_begin(queue.__anext__(), way)
+        await never_begin(queue.get(), way)
+        assert queue.statistics().tasks_waiting_get == 0
+        with pytest.raises(anyio.WouldBlock):
+            queue.put_nowait("x")
+
+        model = AStreamModel()
+        async with open_stream(model, "x", max_buffer_size=1, replay=False) as stream:
+            for begin in (stream.text.__aiter__, stream.__aiter__, stream.interleave):
+                iterator: Any = begin()
+                gone = weakref.ref(iterator)
+                await never_begin(iterator.__anext__(), way)
+                del iterator
+                await settle()
+                gc.collect()
+                assert gone() is None
+            assert model.trace == []
+            with anyio.fail_after(60):
+                assert [delta async for delta in stream.text] == model.words
 
 
 async def test_who_comes_back_holds_the_model_back_again() -> None:

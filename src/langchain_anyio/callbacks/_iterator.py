@@ -45,10 +45,10 @@ class TokenIterator(AsyncIterator[T], Generic[T]):
         return self
 
     # Not async itself: the frames of a step, which an error or a cancellation keeps alive, do not refer to this
-    # object, so that it goes when the loop that uses it is left.
+    # object once the step has begun, so that it goes when the loop that uses it is left.
     def __anext__(self) -> Coroutine[Any, Any, T]:
         """Take the next token; a checkpoint, and gives way to other tasks at least every 64 steps."""
-        return self._reader.begin_step()
+        return self._reader.step(self)
 
     async def aclose(self) -> None:
         """End the iteration; tokens not taken are left for another one. Idempotent."""
@@ -65,7 +65,6 @@ class _Reader(Generic[T]):
     __slots__ = (
         "_dropped",
         "_hands",
-        "_inside",
         "_left",
         "_loop",
         "_over",
@@ -76,6 +75,7 @@ class _Reader(Generic[T]):
         "_runs",
         "_shape",
         "_steps",
+        "_steps_begun",
     )
 
     def __init__(
@@ -97,16 +97,19 @@ class _Reader(Generic[T]):
         self._left: int | None = None
         self._steps = Steps()
         self._loop: Loop | None = None
-        self._inside = 0
+        # Number of steps that have begun and not ended; until they have, an iterator that is dropped stays open.
+        self._steps_begun = 0
         self._over = False
         self._dropped = False
 
-    def begin_step(self) -> Coroutine[Any, Any, T]:
-        # Counted before it is awaited, when the iterator may have gone already.
-        self._inside += 1
-        return self._step()
+    async def step(self, iterator: object) -> T:
+        """Take the next token.
 
-    async def _step(self) -> T:
+        Args:
+            iterator: The iterator, which a step that never begins keeps alive and lets go of, as any argument.
+        """
+        self._steps_begun += 1
+        del iterator
         try:
             queue, part = self._queue, self._part
             ready = part is None or part.ended or self._over or queue.qsize() > 0
@@ -126,7 +129,7 @@ class _Reader(Generic[T]):
                     queue.expect_news(waiter, self._loop)
                 await queue.news.wait(waiter)
         finally:
-            self._inside -= 1
+            self._steps_begun -= 1
             if self._dropped:
                 self.drop()
 
@@ -178,7 +181,7 @@ class _Reader(Generic[T]):
 
     def drop(self) -> None:
         self._dropped = True
-        if not self._inside:
+        if not self._steps_begun:
             self.close()
 
 
