@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import cache, partial
 from threading import get_ident
@@ -358,7 +359,7 @@ def task_id() -> int:
 
 
 def current_task() -> object | None:
-    """Return the current asyncio task; `None` on trio, where a cancelled task leaves no trace."""
+    """Return the current asyncio task; `None` on trio, where a task that ends leaves no trace."""
     asyncio = sys.modules.get("asyncio")
     try:
         return None if asyncio is None else asyncio.current_task()
@@ -366,15 +367,48 @@ def current_task() -> object | None:
         return None
 
 
-def when_cancelled(task: Any, func: Callable[[], object]) -> Callable[[], object]:
-    """Have `func` called when an asyncio task has ended by a cancellation; return what calls that off."""
+def when_ended(
+    task: Any, func: Callable[[], object], *, by_cancellation: bool
+) -> Callable[[], object]:
+    """Have `func` called when an asyncio task has ended.
+
+    Args:
+        task: The task.
+        func: What to call.
+        by_cancellation: Whether only an end by a cancellation counts.
+
+    Returns:
+        What calls that off.
+    """
 
     def ended(task: Any) -> None:
-        if task.cancelled():
+        if task.cancelled() or not by_cancellation:
             func()
 
     task.add_done_callback(ended)
     return lambda: task.remove_done_callback(ended)
+
+
+def from_finalizer() -> Callable[[Callable[[], object]], object]:
+    """Return what makes the running event loop call a function soon, to be called from anywhere, finalizers included.
+
+    The function runs outside of any task. It is not called if the loop has ended.
+    """
+    call_soon: Callable[[Callable[[], object]], object]
+    if backend() == "trio":
+        import trio
+
+        call_soon = trio.lowlevel.current_trio_token().run_sync_soon
+    else:
+        import asyncio
+
+        call_soon = asyncio.get_running_loop().call_soon_threadsafe
+
+    def call(func: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # a closed asyncio loop; trio.RunFinishedError is one too
+            call_soon(func)
+
+    return call
 
 
 def without_cancellations(error: BaseException) -> BaseException | None:

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from types import FrameType
 from typing import Any, Literal, final
 from uuid import UUID
 
@@ -54,6 +55,80 @@ except ImportError:
     GATEWAY_METADATA_RESPONSE_KEY = "lc_gateway_metadata"
 
 set_config_context = _set_config_context
+
+# Frames between a handler and the callback manager that calls it: langchain-core's two, and those of subclasses.
+_FRAMES_TO_MANAGER = 16
+
+
+@final
+class Caller:
+    """The call of langchain-core's, or another library's, that tells a handler of its start.
+
+    Attributes:
+        token: An object that lives as long as the call, and goes when the call is cut off.
+        frame: Identifies the frame of the coroutine that makes the call, while `token` lives; `None` where the call
+            may go on in another task or after that coroutine.
+    """
+
+    __slots__ = ("frame", "token")
+
+    def __init__(self, token: object, frame: int | None) -> None:
+        self.token: object = token
+        self.frame: int | None = frame
+
+
+def current_caller(run_id: UUID) -> Caller | None:
+    """Return the call that tells a handler, in this very task, of the start of the run `run_id`.
+
+    A call that is cut off by a cancellation (models, tools and retrievers, and everything before the first handler
+    has been told) tells no handler of its end. But the callback manager that it makes for itself is a
+    local variable of its coroutine, or of a function within it. Elsewhere than in langchain-core a function may
+    make a manager, and return what tells of the run; only that is known to live as long as the run then.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_FRAMES_TO_MANAGER):
+        if frame is None:
+            return None
+        if frame.f_globals is vars(_callbacks_manager) and frame.f_code.co_name in _STARTS:
+            break
+        frame = frame.f_back
+    else:
+        return None
+    told = frame.f_locals
+    manager, caller = told.get("self"), frame.f_back
+    if not isinstance(manager, AsyncCallbackManager):
+        return None
+    if caller is not None and caller.f_globals.get("__name__", "").startswith("langchain_core."):
+        code, variables = caller.f_code, caller.f_locals
+        own = code.co_flags & inspect.CO_COROUTINE and any(
+            variables.get(name) is manager for name in (*code.co_varnames, *code.co_cellvars)
+        )
+        return Caller(manager, id(caller) if own else None)
+    for run_manager in told.get("managers", ()):
+        if run_manager.run_id == run_id:
+            return Caller(run_manager, None)
+    return None
+
+
+def frames_of_current_task() -> set[int]:
+    """Identify the frames on the stack, as `Caller.frame` does."""
+    frames: set[int] = set()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        frames.add(id(frame))
+        frame = frame.f_back
+    return frames
+
+
+_STARTS = frozenset(
+    (
+        "on_chat_model_start",
+        "on_llm_start",
+        "on_chain_start",
+        "on_tool_start",
+        "on_retriever_start",
+    )
+)
 
 
 @final

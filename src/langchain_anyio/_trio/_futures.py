@@ -438,16 +438,17 @@ async def _all(run: Callable[[], Awaitable[None]], times: int) -> None:
     except BaseExceptionGroup as exc:
         group = exc
     cancelled, errors = group.split(trio.Cancelled)
-    if errors is None:
-        await trio.lowlevel.checkpoint_if_cancelled()  # raises it bare
-        raise cast("BaseException", cancelled)
-    first, *others = errors.exceptions
-    for other in others:
-        _logger.error("a second error among those gathered", exc_info=other)
     try:
-        raise first
+        if errors is None:
+            await trio.lowlevel.checkpoint_if_cancelled()  # raises it bare
+            raise cast("BaseException", cancelled)
+        for other in errors.exceptions[1:]:
+            _logger.error("a second error among those gathered", exc_info=other)
+        raise errors.exceptions[0]
     finally:
-        del group, errors, first, others
+        # Their tracebacks refer to this frame, which else would be freed by the garbage collector alone.
+        del group, cancelled, errors
+        other = None
 
 
 async def wait(

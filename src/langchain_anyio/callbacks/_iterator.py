@@ -120,6 +120,7 @@ class _Reader(Generic[T]):
                     run = self._next_run(part)
                     if run is not None:
                         return self._shape(run, queue.take())
+                    self._runs.settle()
                     if self._over or self._left is not None or part.ended:
                         self._end(part)
                     if self._loop is None:
@@ -287,7 +288,7 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
         self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any
     ) -> None:
         """Note that a model has started."""
-        self._start(kwargs).watch(self._runs.cancel)
+        self._start(kwargs, alone=True)
 
     @override
     async def on_llm_new_token(
@@ -342,7 +343,7 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
         self, serialized: dict[str, Any], input_str: str, **kwargs: Any
     ) -> None:
         """Note that a tool has started."""
-        self._start(kwargs).watch(self._runs.cancel)
+        self._start(kwargs, alone=True)
 
     @override
     async def on_tool_end(self, output: Any, **kwargs: Any) -> None:
@@ -359,7 +360,7 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
         self, serialized: dict[str, Any], query: str, **kwargs: Any
     ) -> None:
         """Note that a retriever has started."""
-        self._start(kwargs).watch(self._runs.cancel)
+        self._start(kwargs, alone=True)
 
     @override
     async def on_retriever_end(self, documents: Sequence[Document], **kwargs: Any) -> None:
@@ -371,12 +372,12 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
         """Note that a retriever has failed or was cancelled."""
         self._end(kwargs, error)
 
-    def _start(self, kwargs: dict[str, Any]) -> Run:
-        return self._runs.start(kwargs.get("run_id"), kwargs.get("parent_run_id"))
+    def _start(self, kwargs: dict[str, Any], *, alone: bool = False) -> None:
+        self._runs.begin(kwargs.get("run_id"), kwargs.get("parent_run_id"), alone=alone)
 
     def _run(self, kwargs: dict[str, Any]) -> Run:
         run = self._runs.get(kwargs.get("run_id"), kwargs.get("parent_run_id"))
-        run.watch(self._runs.cancel)
+        run.follow(self._runs.cancel)
         return run
 
     def _end(self, kwargs: dict[str, Any], error: BaseException | None = None) -> None:
@@ -386,6 +387,8 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
         """Hand a token to whoever iterates, waiting for room if there is none."""
         while True:
             with self._runs.lock:
+                if run.cut_off:
+                    return None
                 queue = self._runs.queue_of(run)
                 try:
                     return queue.put_of(run, text)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from langchain_anyio._background import current_task, when_cancelled
+from langchain_anyio._background import current_task, from_finalizer, task_id, when_ended
+from langchain_anyio._core import current_caller, frames_of_current_task
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._primitives.projection import sharable
 
@@ -18,11 +20,13 @@ from ._exchange import DoneEvent, TokenQueue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from langchain_anyio._core import Caller
+
 UNKNOWN: Final = UUID(int=0)
 """Stands for the run of what was said without one, as by a subclass that puts into `queue` itself."""
 
 # Runs that have ended and whose tokens were all taken; asking for their tokens once more is no error.
-_REMEMBERED = 1024
+REMEMBERED = 1024
 
 
 @final
@@ -82,20 +86,25 @@ class Run:
         queue: Where its tokens go and those of the runs that are part of it, if not where its parent's go.
         ended: Whether it has ended.
         error: How, if by an error.
+        cut_off: Whether it has ended without telling of it. What it still says is said to nobody.
+        task: The task that runs it to its end, while it is open, if that is known.
     """
 
     __slots__ = (
         "__weakref__",
         "_ahead",
+        "_call",
         "_speaks",
         "_task",
         "_unwatch",
+        "cut_off",
         "ended",
         "error",
         "id",
         "parent",
         "queue",
         "span",
+        "task",
     )
 
     def __init__(self, id: UUID | None, span: Span | None = None) -> None:
@@ -105,8 +114,11 @@ class Run:
         self.queue: TokenQueue[str] | None = None
         self.ended: bool = False
         self.error: Failure | None = None
+        self.cut_off: bool = False
         self._speaks = False
         self._ahead = 0
+        self._call: weakref.ref[object] | None = None
+        self.task: int | None = None
         self._task: object = None
         self._unwatch: Callable[[], object] | None = None
 
@@ -153,17 +165,35 @@ class Run:
         self._ahead += len(text)
         return text
 
-    # langchain-core does not tell of the end of a model that was called alone, by `ainvoke()`, and was cancelled.
+    # langchain-core does not tell of the end of a call that was cut off before it had told of its start to every
+    # handler, nor of that of a model, a tool or a retriever that was called alone.
 
-    def watch(self, cancelled: Callable[[Run], None]) -> None:
-        """Note that the current task runs it, so that its cancellation is the run's."""
+    def watch_call(self, caller: Caller, cut_off: Callable[[], object]) -> None:
+        """Have `cut_off` called, in any thread and within whatever goes on there, when the call is over."""
+        self.unwatch()
+        self._call = weakref.ref(caller.token, lambda _: cut_off())
+
+    def follow(self, cancelled: Callable[[Run], None]) -> None:
+        """Watch the current task in place of another one, unless the call itself is watched."""
+        if self._call is None:
+            self.watch_task(cancelled)
+
+    def watch_task(self, cancelled: Callable[[Run], None], *, runs_all: bool = False) -> None:
+        """Note that the current task runs it, so that a cancellation of the task is the run's.
+
+        Args:
+            cancelled: What is called then.
+            runs_all: Whether the run has ended when the task has, be it otherwise.
+        """
         task = current_task()
         if task is not None and task is not self._task:
-            self.unwatch()
+            if self._unwatch is not None:
+                self._unwatch()
             self._task = task
-            self._unwatch = when_cancelled(task, lambda: cancelled(self))
+            self._unwatch = when_ended(task, lambda: cancelled(self), by_cancellation=not runs_all)
 
     def unwatch(self) -> None:
+        self._call = None
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = self._task = None
@@ -178,7 +208,9 @@ class Runs:
 
     __slots__ = (
         "_by_hand",
+        "_cut_off",
         "_ended_alone",
+        "_frames",
         "_known",
         "_max_buffer_size",
         "_open",
@@ -201,7 +233,11 @@ class Runs:
         self._ended_alone = False
         self._open: dict[UUID, Run] = {}
         self._known: WeakValueDictionary[UUID, Run] = WeakValueDictionary()
-        self._recent: deque[Run] = deque(maxlen=_REMEMBERED)
+        self._recent: deque[Run] = deque(maxlen=REMEMBERED)
+        # Noted by finalizers, which may run while this thread holds the lock.
+        self._cut_off: deque[Run] = deque()
+        # By task, the open runs of coroutines that it runs to their end, and the frames of these.
+        self._frames: dict[int, dict[Run, int]] = {}
         # Those that no plain iteration has read to the end. The last one is where the next outermost run belongs.
         self._spans = deque([Span(0)])
 
@@ -214,11 +250,20 @@ class Runs:
         """Note that a run has started."""
         run_id = run_id or UNKNOWN
         with self.lock:
+            self.settle()
             run = self._known.get(run_id)
             if run is None or run.span is not None:
                 run = Run(run_id, None)
                 self._known[run_id] = run
-            run.parent = None if parent_id is None else self._open.get(parent_id)
+            if parent_id is not None:
+                run.parent = self._open.get(parent_id)
+                known = None if run.parent else self._known.get(parent_id)
+                if known is not None and known.cut_off:
+                    # Started by what goes on in a worker thread when the call is over.
+                    run.parent, run.span = known, known.span
+                    run.ended = run.cut_off = True
+                    self._recent.append(run)
+                    return run
             if run.parent is None:
                 run.span = self._spans[-1]
                 run.span.open += 1
@@ -230,8 +275,13 @@ class Runs:
             return run
 
     def get(self, run_id: UUID | None, parent_id: UUID | None) -> Run:
-        """Return an open run, which starts now if its start went by unnoticed."""
-        return self._open.get(run_id or UNKNOWN) or self.start(run_id, parent_id)
+        """Return an open run, which starts now if its start went by unnoticed, or one that was cut off."""
+        run = self._open.get(run_id or UNKNOWN)
+        if run is None:
+            run = self._known.get(run_id or UNKNOWN)
+            if run is None or not run.cut_off:
+                run = self.start(run_id, parent_id)
+        return run
 
     def find(self, run_id: UUID | None) -> Run | None:
         """Return an open run."""
@@ -246,14 +296,77 @@ class Runs:
             if known is None or not known.ended:
                 self._end(self.get(run_id, parent_id), error)
 
+    def begin(self, run_id: UUID | None, parent_id: UUID | None, *, alone: bool) -> None:
+        """Note that a run starts in the current task, and see to it that its end is noticed if nobody tells of it.
+
+        Args:
+            run_id: The id of the run.
+            parent_id: The id of the run that it is part of.
+            alone: Whether it is a model, a tool or a retriever, whose cancellation nobody may tell of.
+        """
+        caller = None if run_id is None else current_caller(run_id)
+        if caller is not None and caller.frame is not None:
+            self._end_returned()
+        run = self.start(run_id, parent_id)
+        if run.ended:
+            return
+        if caller is None:
+            if alone:
+                run.watch_task(self.cancel)
+            return
+        cut_off, call_soon = self._cut_off, from_finalizer()
+
+        def over() -> None:
+            cut_off.append(run)
+            call_soon(self.settle)
+
+        run.watch_call(caller, over)
+        if caller.frame is not None:
+            run.watch_task(self.cancel, runs_all=True)
+            with self.lock:
+                run.task = task_id()
+                self._frames.setdefault(run.task, {})[run] = caller.frame
+
+    def _end_returned(self) -> None:
+        # The traceback of an error that somebody keeps also keeps what a call leaves behind. But a coroutine that
+        # is not on the stack of the task that runs it, while that task runs, has returned.
+        with self.lock:
+            frames = self._frames.get(task_id())
+            if frames:
+                on_stack = frames_of_current_task()
+                for run in [run for run, frame in frames.items() if frame not in on_stack]:
+                    self.cancel(run)
+
+    def _leave_frame(self, run: Run) -> None:
+        if run.task is not None:
+            others = self._frames[run.task]
+            del others[run]
+            if not others:
+                del self._frames[run.task]
+            run.task = None
+
     def cancel(self, run: Run) -> None:
-        """Note that a run was cancelled, unless it is known to have ended."""
+        """Note that a run was cut off, unless it is known to have ended."""
         with self.lock:
             if not run.ended:
-                self._end(run, StreamCancelledError())
+                self._cancel(run)
+
+    def _cancel(self, run: Run) -> None:
+        run.cut_off = run.id != UNKNOWN
+        self._end(run, StreamCancelledError())
+        # A worker thread, which goes on, does not wait for room.
+        self.queue_of(run).room.ring()
+
+    def settle(self) -> None:
+        """End the runs that finalizers have found to be cut off."""
+        if self._cut_off:
+            with self.lock:
+                while self._cut_off:
+                    self.cancel(self._cut_off.popleft())
 
     def _end(self, run: Run, error: BaseException | None) -> None:
         run.unwatch()
+        self._leave_frame(run)
         run.ended = True
         run.error = None if error is None else Failure(error)
         self._recent.append(run)
@@ -267,6 +380,7 @@ class Runs:
             span.error = span.error or run.error
             # What is part of it and did not tell of its end will not do so any more.
             for inner in [inner for inner in self._open.values() if inner.is_within(run)]:
+                inner.cut_off = run.cut_off
                 self._end(inner, error)
             if not span.open:
                 self._end_span(span)

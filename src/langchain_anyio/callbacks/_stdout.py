@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
+from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,9 @@ from anyio.lowlevel import RunVar
 from langchain_core.callbacks import AsyncCallbackHandler
 from typing_extensions import override
 
-from ._runs import Run, text_in, text_of
+from langchain_anyio._core import current_caller
+
+from ._runs import REMEMBERED, Run, text_in, text_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -59,6 +62,7 @@ class AsyncStreamingStdOutCallbackHandler(AsyncCallbackHandler):
     def __init__(self, file: TextFile | None = None) -> None:
         self._file = file
         self._runs: dict[UUID | None, Run] = {}
+        self._cut_off: deque[UUID | None] = deque(maxlen=REMEMBERED)
         self._waiting: deque[str] = deque()
         self._writing = Lock()
         self._broken = False
@@ -67,13 +71,15 @@ class AsyncStreamingStdOutCallbackHandler(AsyncCallbackHandler):
     async def on_llm_start(
         self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any
     ) -> None:
-        """Do nothing."""
+        """Note that a run has started."""
+        self._start(kwargs)
 
     @override
     async def on_chat_model_start(
         self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **kwargs: Any
     ) -> None:
-        """Do nothing."""
+        """Note that a run has started."""
+        self._start(kwargs)
 
     @override
     async def on_llm_new_token(
@@ -84,31 +90,56 @@ class AsyncStreamingStdOutCallbackHandler(AsyncCallbackHandler):
         Raises:
             anyio.BrokenResourceError: The stream was closed, for the first token that meets it.
         """
-        await self._write(self._run(kwargs).told(text_of(token)))
+        run = self._run(kwargs)
+        if run is not None:
+            await self._write(run.told(text_of(token)))
 
     @override
     async def on_stream_event(self, event: Any, **kwargs: Any) -> None:
         """Write the text of a model that streams without telling of its tokens."""
         text = text_in(event)
-        if text:
-            await self._write(self._run(kwargs).shown(text))
+        run = self._run(kwargs) if text else None
+        if run is not None:
+            await self._write(run.shown(text))
 
     @override
     async def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
         """Forget the run."""
-        self._runs.pop(kwargs.get("run_id"), None)
+        self._end(kwargs)
 
     @override
     async def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
         """Forget the run."""
-        self._runs.pop(kwargs.get("run_id"), None)
+        self._end(kwargs)
 
-    def _run(self, kwargs: dict[str, Any]) -> Run:
+    def _start(self, kwargs: dict[str, Any]) -> None:
+        run_id = kwargs.get("run_id")
+        caller = None if run_id is None else current_caller(run_id)
+        if caller is None:
+            return
+        with suppress(ValueError):
+            self._cut_off.remove(run_id)
+        run = self._runs[run_id] = Run(run_id)
+        runs, cut_off = self._runs, self._cut_off
+
+        def forget() -> None:
+            if runs.pop(run_id, None) is not None:
+                cut_off.append(run_id)
+
+        run.watch_call(caller, forget)
+
+    def _run(self, kwargs: dict[str, Any]) -> Run | None:
+        """Return the run, or `None` where its call is over, and what it says comes from a thread that goes on."""
         run_id = kwargs.get("run_id")
         run = self._runs.get(run_id)
-        if run is None:
+        if run is None and run_id not in self._cut_off:
             run = self._runs[run_id] = Run(run_id)
         return run
+
+    def _end(self, kwargs: dict[str, Any]) -> None:
+        run = self._runs.pop(kwargs.get("run_id"), None)
+        if run is not None:
+            run.unwatch()
 
     async def _write(self, text: str) -> None:
         if text and not self._broken:
