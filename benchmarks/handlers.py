@@ -105,6 +105,32 @@ def at_once(make: Callable[[], Any]) -> Side:
     return run
 
 
+def many_runs(number: int, *, claimed: bool) -> Side:
+    """So many runs are open at a time, and then read together, or each by its id once all have ended."""
+
+    async def run() -> int:
+        runs, rounds = times(number), max(1, MANY // number)
+        for _ in range(rounds):
+            handler = AsyncIteratorCallbackHandler()
+            ids = [UUID(int=id) for id in range(1, runs + 1)]
+            for id in ids:
+                await handler.on_chat_model_start({}, [[]], run_id=id)
+            for id in ids:
+                await handler.on_llm_new_token(TEXT, run_id=id)
+            for id in ids:
+                await handler.on_llm_end(END, run_id=id)
+            iterators = [handler.aiter(run_id=id) for id in ids] if claimed else [handler.aiter()]
+            read = 0
+            for iterator in iterators:
+                async for token in iterator:
+                    assert token == TEXT
+                    read += 1
+            assert read == runs
+        return rounds * runs
+
+    return run
+
+
 async def exchange() -> int:
     """What `one_at_a_time` does besides: two tasks that wake each other by an event."""
     count = times(2000)
@@ -126,6 +152,7 @@ async def exchange() -> int:
 
 
 NAME = "langchain-classic"
+FEW, MANY = 100, 10_000
 CASES = [
     Case(
         "handler, one token at a time, per token",
@@ -149,6 +176,16 @@ CASES = [
         0.2,
         at_once(original),
         NAME,
+    ),
+    *(
+        Case(
+            f"handler, {MANY:,} runs open at once{how}, per run",
+            many_runs(MANY, claimed=claimed),
+            1.5,
+            many_runs(FEW, claimed=claimed),
+            f"{FEW} runs",
+        )
+        for claimed, how in ((False, ""), (True, ", then read by id"))
     ),
     Case("two tasks that wake each other by asyncio's events", exchange, None, switches=2),
 ]

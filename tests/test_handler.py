@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import warnings
 import weakref
 from contextlib import aclosing, suppress
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -1260,3 +1262,113 @@ async def test_a_subclass_that_puts_from_a_worker_thread() -> None:
         config: Any = {"callbacks": [handler]}
         await anyio.to_thread.run_sync(lambda: list(StreamModel().stream("x", config)))
     assert reader.got == ["ONE ", "TWO ", "THREE"]
+
+
+# What many runs cost
+
+
+class Steps:
+    """Counts the lines that the package runs, which say more of a busy machine than seconds do."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+    def _trace(self, frame: Any, event: str, arg: Any) -> Any:
+        if "langchain_anyio" not in frame.f_code.co_filename:
+            return None
+        self.lines += event == "line"
+        return self._trace
+
+    async def __call__(self, call: Any) -> int:
+        before, outer = self.lines, sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            await call
+        finally:
+            sys.settrace(outer)
+        return self.lines - before
+
+
+@pytest.mark.parametrize("shape", ("beside each other", "parts of one", "read by id", "`done`"))
+async def test_the_cost_of_a_run_does_not_depend_on_how_many_are_open(shape: str) -> None:
+    async def lines(number: int) -> float:
+        handler = AsyncIteratorCallbackHandler()
+        ids = [uuid4() for _ in range(number)]
+        parent = uuid4() if shape == "parts of one" else None
+        steps = Steps()
+
+        async def all_runs() -> None:
+            if parent is not None:
+                await handler.on_chain_start({}, {}, run_id=parent)
+            kwargs: Any = {"parent_run_id": parent}
+            for run_id in ids:
+                await handler.on_llm_start({}, [], run_id=run_id, **kwargs)
+            for run_id in ids:
+                await handler.on_llm_new_token("x", run_id=run_id, **kwargs)
+            for run_id in ids[::2] if parent else ids:
+                await handler.on_llm_end(END, run_id=run_id, **kwargs)
+                if shape == "`done`":
+                    handler.done.set()
+            if parent is not None:
+                await handler.on_chain_end({}, run_id=parent)
+            if shape == "read by id":
+                for run_id in ids[::-1]:
+                    assert [token async for token in handler.aiter(run_id=run_id)] == ["x"]
+            else:
+                assert [token async for token in handler] == ["x"] * number
+
+        return await steps(all_runs()) / number
+
+    few, many = await lines(20), await lines(600)
+    assert many <= 1.2 * few
+
+
+async def test_claims_of_runs_whose_tokens_lie_in_disorder() -> None:
+    """Runs are claimed, and read, while their tokens come, and while others are taken from the common queue."""
+    random = Random(1)
+    for size in (math.inf, 400):
+        handler = AsyncIteratorCallbackHandler(size)
+        speakers = [await Speaker(handler).start() for _ in range(20)]
+        parts = [await Speaker(handler, speaker).start() for speaker in speakers for _ in range(2)]
+        said: dict[UUID, list[str]] = {speaker.id: [] for speaker in (*speakers, *parts)}
+        common = handler.runs()
+        claimed: dict[UUID, Any] = {}
+
+        def owner(speaker: Speaker) -> UUID | None:
+            for run_id in (speaker.id, speaker.kwargs["parent_run_id"]):
+                if run_id in claimed:  # noqa: B023
+                    return run_id
+            return None
+
+        expected: dict[UUID | None, list[str]] = {None: []}
+        for number in range(1500):
+            what = random.random()
+            speaker = random.choice((*speakers, *parts))
+            if what < 0.7:
+                if handler.queue.qsize() < 390:
+                    await speaker.say(str(number))
+                    expected.setdefault(owner(speaker), []).append(str(number))
+                    said[speaker.id].append(str(number))
+            elif what < 0.95:
+                if handler.queue.qsize():
+                    run_id, token = await common.__anext__()
+                    assert token == expected[None].pop(0)
+                    assert token in said[run_id]
+            elif speaker.id not in claimed and len(claimed) < 12:
+                source = owner(speaker)
+                claimed[speaker.id] = handler.aiter(run_id=speaker.id)
+                own = set(said[speaker.id])
+                for part in parts:
+                    if part.kwargs["parent_run_id"] == speaker.id and owner(part) == speaker.id:
+                        own |= set(said[part.id])
+                left = expected.get(source, [])
+                expected[speaker.id] = [token for token in left if token in own]
+                expected[source] = [token for token in left if token not in own]
+            assert handler.queue.qsize() == len(expected[None])
+            assert handler.queue.statistics().current_buffer_used == len(expected[None])
+            assert len(handler._runs.queue._cells) <= 2 * handler.queue.qsize() + 65
+        for speaker in (*parts, *speakers):
+            await speaker.end()
+        for run_id, iterator in claimed.items():
+            assert await all_of(iterator) == expected[run_id]
+        assert [token for _, token in await all_of(common)] == expected[None]

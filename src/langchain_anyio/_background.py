@@ -367,28 +367,6 @@ def current_task() -> object | None:
         return None
 
 
-def when_ended(
-    task: Any, func: Callable[[], object], *, by_cancellation: bool
-) -> Callable[[], object]:
-    """Have `func` called when an asyncio task has ended.
-
-    Args:
-        task: The task.
-        func: What to call.
-        by_cancellation: Whether only an end by a cancellation counts.
-
-    Returns:
-        What calls that off.
-    """
-
-    def ended(task: Any) -> None:
-        if task.cancelled() or not by_cancellation:
-            func()
-
-    task.add_done_callback(ended)
-    return lambda: task.remove_done_callback(ended)
-
-
 def from_finalizer() -> Callable[[Callable[[], object]], object]:
     """Return what makes the running event loop call a function soon, to be called from anywhere, finalizers included.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from threading import RLock, get_ident
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, final
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ._runs import Run
 
 T = TypeVar("T")
+
+# Cells without a run that a queue may hold beside as many as it has with one.
+_FEW = 64
 
 
 @final
@@ -118,15 +121,31 @@ class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
 class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those who use it
     """The `queue` of a handler: a `Queue` that may be used from any thread, and knows each item's run.
 
-    Invariant: `_runs[i]` is the run of the item at place `i`.
+    In the stream lie cells of an item and its run. A cell whose item has been handed to another queue is without a run, and
+    is passed over; there are never many more of these than of the others.
+
+    Invariants: `_cells` are those in the stream, of which `_used` have a run; `_index` has, by each run that they
+    belong to, all cells up to `_last_indexed` that have a run.
     """
 
-    __slots__ = ("_lock", "_runs", "_unknown", "news", "readers", "released", "room")
+    __slots__ = (
+        "_cells",
+        "_index",
+        "_last_indexed",
+        "_lock",
+        "_unknown",
+        "news",
+        "readers",
+        "released",
+        "room",
+    )
 
     def __init__(self, max_buffer_size: float, lock: RLock, unknown: Callable[[], Run]) -> None:
         super().__init__(max_buffer_size)
         self._lock = lock
-        self._runs: deque[Run] = deque()
+        self._cells: deque[list[Any]] = deque()
+        self._index: dict[Run, list[list[Any]]] = {}
+        self._last_indexed: list[Any] | None = None
         self._unknown = unknown
         self.news: Bell = Bell()
         self.room: Bell = Bell()
@@ -138,7 +157,14 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
     @property
     def first_run(self) -> Run | None:
         """The run of the first item, if there is one; to be asked for under the lock."""
-        return self._runs[0] if self._runs else None
+        cells = self._cells
+        while cells:
+            run: Run | None = cells[0][0]
+            if run is not None:
+                return run
+            cells.popleft()
+            self._receive.receive_nowait()
+        return None
 
     @override
     def put_nowait(self, item: T) -> None:
@@ -147,8 +173,9 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
 
     def put_of(self, run: Run, item: T) -> None:
         """Append an item that belongs to `run`, as `put_nowait()` does; to be called under the lock."""
-        super().put_nowait(item)
-        self._runs.append(run)
+        cell = [run, item]
+        super().put_nowait(cast("T", cell))
+        self._cells.append(cell)
         self.news.ring()
 
     @override
@@ -170,10 +197,18 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
 
     def take(self) -> T:
         """Take the first item, as `get_nowait()` does; to be called under the lock."""
-        item = super().get_nowait()
-        self._runs.popleft()
+        while True:
+            cell = cast("list[Any]", self._receive.receive_nowait())
+            self._cells.popleft()
+            if cell[0] is not None:
+                break
+        self._used -= 1
+        if self._index:
+            cell[0] = None
+            if not self._used:
+                self._forget_index()
         self.room.ring()
-        return item
+        return cast("T", cell[1])
 
     @override
     async def get(self) -> T:
@@ -204,17 +239,52 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
         # Who waits makes room in a queue without a buffer.
         self.room.ring()
 
-    def move(self, wanted: Callable[[Run], bool], target: TokenQueue[T]) -> None:
-        """Hand the items of the wanted runs to `target`, in their order and whatever its size."""
+    def move(self, run: Run, target: TokenQueue[T]) -> None:
+        """Hand the items of `run` and of its parts to `target`, in their order and whatever its size.
+
+        The cost of any number of calls is linear in the number of items that have been in the queue.
+        """
         if self._closed:
             return
-        for _ in range(self._used):
-            run = self._runs[0]
-            item = self.take()
-            queue = target if wanted(run) else self
-            queue._send.send_nowait(item)
-            queue._used += 1
-            queue._runs.append(run)
+        self._extend_index()
+        found = [cell for cell in self._index.pop(run, ()) if cell[0] is not None]
+        for cell in found:
+            moved = [*cell]
+            target._send.send_nowait(cast("T", moved))
+            target._cells.append(moved)
+            cell[:] = (None, None)
+        target._used += len(found)
+        self._used -= len(found)
+        if len(self._cells) > 2 * self._used + _FEW:
+            self._drop_empty_cells()
+        if found:
+            self.room.ring()
+
+    def _extend_index(self) -> None:
+        new: list[list[Any]] = []
+        for cell in reversed(self._cells):
+            if cell is self._last_indexed:
+                break
+            new.append(cell)
+        if new:
+            self._last_indexed = new[0]
+        for cell in reversed(new):
+            if cell[0] is not None:
+                for run in cell[0].outer():
+                    self._index.setdefault(run, []).append(cell)
+
+    def _drop_empty_cells(self) -> None:
+        cells, self._cells = self._cells, deque()
+        for cell in cells:
+            kept = self._receive.receive_nowait()
+            if cell[0] is not None:
+                self._send.send_nowait(kept)
+                self._cells.append(cell)
+        self._forget_index()
+
+    def _forget_index(self) -> None:
+        self._index.clear()
+        self._last_indexed = None
 
     @override
     def _has_room(self) -> bool:

@@ -377,7 +377,7 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
 
     def _run(self, kwargs: dict[str, Any]) -> Run:
         run = self._runs.get(kwargs.get("run_id"), kwargs.get("parent_run_id"))
-        run.follow(self._runs.cancel)
+        self._runs.follow(run)
         return run
 
     def _end(self, kwargs: dict[str, Any], error: BaseException | None = None) -> None:

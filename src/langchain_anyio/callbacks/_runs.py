@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from langchain_anyio._background import current_task, from_finalizer, task_id, when_ended
+from langchain_anyio._background import current_task, from_finalizer, task_id
 from langchain_anyio._core import current_caller, frames_of_current_task
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._primitives.projection import sharable
@@ -83,26 +83,31 @@ class Run:
         id: Its id.
         span: The span that it is part of; `None` for a run that is waited for and has not started.
         parent: The run that it is part of, as far as the handler was told of it.
+        root: The outermost run that it is part of.
+        open_parts: Of an outermost run, those that are part of it and have not ended, in the order of their starts.
         queue: Where its tokens go and those of the runs that are part of it, if not where its parent's go.
         ended: Whether it has ended.
         error: How, if by an error.
         cut_off: Whether it has ended without telling of it. What it still says is said to nobody.
-        task: The task that runs it to its end, while it is open, if that is known.
+        call: The call that runs it, while it is open, if that is watched.
+        task: The asyncio task that is watched, whose end may be that of the run.
+        runner: The id of the task that runs its coroutine to the end, while it is open, if that is known.
     """
 
     __slots__ = (
         "__weakref__",
         "_ahead",
-        "_call",
         "_speaks",
-        "_task",
-        "_unwatch",
+        "call",
         "cut_off",
         "ended",
         "error",
         "id",
+        "open_parts",
         "parent",
         "queue",
+        "root",
+        "runner",
         "span",
         "task",
     )
@@ -111,28 +116,21 @@ class Run:
         self.id: UUID = id or UNKNOWN
         self.span: Span | None = span
         self.parent: Run | None = None
+        self.root: Run = self
+        self.open_parts: dict[Run, None] = {}
         self.queue: TokenQueue[str] | None = None
         self.ended: bool = False
         self.error: Failure | None = None
         self.cut_off: bool = False
         self._speaks = False
         self._ahead = 0
-        self._call: weakref.ref[object] | None = None
-        self.task: int | None = None
-        self._task: object = None
-        self._unwatch: Callable[[], object] | None = None
+        self.call: weakref.ref[object] | None = None
+        self.task: Any = None
+        self.runner: int | None = None
 
     def gives(self, _run: Run, /) -> bool:
         """Tell whether an iteration over the queue of this run takes a token of another one that is in it."""
         return True
-
-    @property
-    def root(self) -> Run:
-        """The outermost run that it is part of."""
-        run = self
-        for run in self.outer():  # noqa: B007
-            pass
-        return run
 
     def outer(self) -> Iterator[Run]:
         """Go through the runs that it is part of, from the inside out, and begin with itself."""
@@ -140,10 +138,6 @@ class Run:
         while run is not None:
             yield run
             run = run.parent
-
-    def is_within(self, run: Run) -> bool:
-        """Tell whether this is `run` or a part of it."""
-        return any(outer is run for outer in self.outer())
 
     # One text comes by up to two ways: as the tokens that the model tells of, before or after it yields them, and
     # as the events of what it yielded.
@@ -170,33 +164,11 @@ class Run:
 
     def watch_call(self, caller: Caller, cut_off: Callable[[], object]) -> None:
         """Have `cut_off` called, in any thread and within whatever goes on there, when the call is over."""
-        self.unwatch()
-        self._call = weakref.ref(caller.token, lambda _: cut_off())
+        self.call = weakref.ref(caller.token, lambda _: cut_off())
 
-    def follow(self, cancelled: Callable[[Run], None]) -> None:
-        """Watch the current task in place of another one, unless the call itself is watched."""
-        if self._call is None:
-            self.watch_task(cancelled)
-
-    def watch_task(self, cancelled: Callable[[Run], None], *, runs_all: bool = False) -> None:
-        """Note that the current task runs it, so that a cancellation of the task is the run's.
-
-        Args:
-            cancelled: What is called then.
-            runs_all: Whether the run has ended when the task has, be it otherwise.
-        """
-        task = current_task()
-        if task is not None and task is not self._task:
-            if self._unwatch is not None:
-                self._unwatch()
-            self._task = task
-            self._unwatch = when_ended(task, lambda: cancelled(self), by_cancellation=not runs_all)
-
-    def unwatch(self) -> None:
-        self._call = None
-        if self._unwatch is not None:
-            self._unwatch()
-            self._unwatch = self._task = None
+    def unwatch_call(self) -> None:
+        """Have nothing called any more."""
+        self.call = None
 
 
 @final
@@ -208,6 +180,7 @@ class Runs:
 
     __slots__ = (
         "_by_hand",
+        "_claimed",
         "_cut_off",
         "_ended_alone",
         "_frames",
@@ -215,7 +188,9 @@ class Runs:
         "_max_buffer_size",
         "_open",
         "_recent",
+        "_span",
         "_spans",
+        "_tasks",
         "done",
         "hands",
         "lock",
@@ -233,16 +208,24 @@ class Runs:
         self._ended_alone = False
         self._open: dict[UUID, Run] = {}
         self._known: WeakValueDictionary[UUID, Run] = WeakValueDictionary()
+        self._claimed: weakref.WeakSet[Run] = weakref.WeakSet()
         self._recent: deque[Run] = deque(maxlen=REMEMBERED)
         # Noted by finalizers, which may run while this thread holds the lock.
         self._cut_off: deque[Run] = deque()
+        # Open runs by the asyncio task whose end may be theirs: whether it is so also where the task is not cancelled.
+        self._tasks: dict[Any, dict[Run, bool]] = {}
         # By task, the open runs of coroutines that it runs to their end, and the frames of these.
         self._frames: dict[int, dict[Run, int]] = {}
-        # Those that no plain iteration has read to the end. The last one is where the next outermost run belongs.
-        self._spans = deque([Span(0)])
+        # Those that no plain iteration has read to the end, by number.
+        self._spans: OrderedDict[int, Span] = OrderedDict()
+        self._open_span(0)
 
     def _new_queue(self) -> TokenQueue[str]:
-        return TokenQueue(self._max_buffer_size, self.lock, lambda: self._spans[-1].unknown)
+        return TokenQueue(self._max_buffer_size, self.lock, lambda: self._span.unknown)
+
+    def _open_span(self, number: int) -> None:
+        self._span: Span = Span(number)  # where the next outermost run belongs
+        self._spans[number] = self._span
 
     # What the handler is told
 
@@ -260,17 +243,19 @@ class Runs:
                 known = None if run.parent else self._known.get(parent_id)
                 if known is not None and known.cut_off:
                     # Started by what goes on in a worker thread when the call is over.
-                    run.parent, run.span = known, known.span
+                    run.parent, run.span, run.root = known, known.span, known.root
                     run.ended = run.cut_off = True
                     self._recent.append(run)
                     return run
             if run.parent is None:
-                run.span = self._spans[-1]
+                run.span = self._span
                 run.span.open += 1
                 run.span.unread += 1
                 self.done.clear()
             else:
                 run.span = run.parent.span
+                run.root = run.parent.root
+                run.root.open_parts[run] = None
             self._open[run_id] = run
             return run
 
@@ -312,7 +297,7 @@ class Runs:
             return
         if caller is None:
             if alone:
-                run.watch_task(self.cancel)
+                self._watch_task(run)
             return
         cut_off, call_soon = self._cut_off, from_finalizer()
 
@@ -322,10 +307,55 @@ class Runs:
 
         run.watch_call(caller, over)
         if caller.frame is not None:
-            run.watch_task(self.cancel, runs_all=True)
+            self._watch_task(run, whole=True)
             with self.lock:
-                run.task = task_id()
-                self._frames.setdefault(run.task, {})[run] = caller.frame
+                run.runner = task_id()
+                self._frames.setdefault(run.runner, {})[run] = caller.frame
+
+    def follow(self, run: Run) -> None:
+        """Note that the current task runs it now, unless its call is watched."""
+        if run.call is None:
+            self._watch_task(run)
+
+    def _watch_task(self, run: Run, *, whole: bool = False) -> None:
+        """Take a cancellation of the current asyncio task, or any end if it runs the `whole` run, for that of the run."""
+        task: Any = current_task()
+        if task is None or task is run.task or run.ended:
+            return
+        with self.lock:
+            self._unwatch_task(run)
+            run.task = task
+            # One callback for all runs: to take one away costs as much as there are.
+            runs = self._tasks.get(task)
+            if runs is None:
+                runs = self._tasks[task] = {}
+                task.add_done_callback(self._task_ended)
+            runs[run] = whole
+
+    def _unwatch(self, run: Run) -> None:
+        run.unwatch_call()
+        if run.task is not None:
+            self._unwatch_task(run)
+        if run.runner is not None:
+            frames = self._frames[run.runner]
+            del frames[run]
+            if not frames:
+                del self._frames[run.runner]
+            run.runner = None
+
+    def _unwatch_task(self, run: Run) -> None:
+        task, run.task = run.task, None
+        runs = self._tasks.get(task)
+        if runs is not None and runs.pop(run, None) is not None and not runs:
+            del self._tasks[task]
+            task.remove_done_callback(self._task_ended)
+
+    def _task_ended(self, task: Any) -> None:
+        with self.lock:
+            for run, whole in self._tasks.pop(task, {}).items():
+                run.task = None
+                if whole or task.cancelled():
+                    self.cancel(run)
 
     def _end_returned(self) -> None:
         # The traceback of an error that somebody keeps also keeps what a call leaves behind. But a coroutine that
@@ -336,14 +366,6 @@ class Runs:
                 on_stack = frames_of_current_task()
                 for run in [run for run, frame in frames.items() if frame not in on_stack]:
                     self.cancel(run)
-
-    def _leave_frame(self, run: Run) -> None:
-        if run.task is not None:
-            others = self._frames[run.task]
-            del others[run]
-            if not others:
-                del self._frames[run.task]
-            run.task = None
 
     def cancel(self, run: Run) -> None:
         """Note that a run was cut off, unless it is known to have ended."""
@@ -365,13 +387,13 @@ class Runs:
                     self.cancel(self._cut_off.popleft())
 
     def _end(self, run: Run, error: BaseException | None) -> None:
-        run.unwatch()
-        self._leave_frame(run)
+        self._unwatch(run)
         run.ended = True
         run.error = None if error is None else Failure(error)
         self._recent.append(run)
         if self._open.get(run.id) is run:
             del self._open[run.id]
+        run.root.open_parts.pop(run, None)
         if run.queue is not None:
             run.queue.news.ring()
         if run.parent is None and run.span is not None:
@@ -379,7 +401,7 @@ class Runs:
             span.open -= 1
             span.error = span.error or run.error
             # What is part of it and did not tell of its end will not do so any more.
-            for inner in [inner for inner in self._open.values() if inner.is_within(run)]:
+            for inner in [*run.open_parts]:
                 inner.cut_off = run.cut_off
                 self._end(inner, error)
             if not span.open:
@@ -387,8 +409,8 @@ class Runs:
 
     def _end_span(self, span: Span) -> None:
         span.ended = True
-        if span is self._spans[-1]:
-            self._spans.append(Span(span.number + 1))
+        if span is self._span:
+            self._open_span(span.number + 1)
             self._ended_alone = True
             self.done.mark()
         self.queue.news.ring()
@@ -397,7 +419,7 @@ class Runs:
 
     def _set_by_hand(self) -> None:
         self.hands += 1
-        span = self._spans[-1]
+        span = self._span
         if span.open or not self._ended_alone:
             self._by_hand = True
         # Who sets `done` after each run means the one that has just ended, not the next one.
@@ -412,8 +434,7 @@ class Runs:
         self._by_hand = self._ended_alone = False
 
     def _queues(self) -> list[TokenQueue[str]]:
-        claims = [run.queue for run in self._known.values() if run.queue is not None]
-        return [self.queue, *claims]
+        return [self.queue, *(run.queue for run in self._claimed if run.queue is not None)]
 
     # Reading
 
@@ -435,13 +456,14 @@ class Runs:
             if run.queue is None:
                 source = self.queue_of(run)
                 queue = self._new_queue()
-                source.move(lambda inner: inner.is_within(run), queue)
+                source.move(run, queue)
                 run.queue = queue
+                self._claimed.add(run)
             return run
 
     def next_span(self) -> Span:
         """Return the span that an iteration that begins now reads."""
-        return self._spans[0]
+        return next(iter(self._spans.values()))
 
     def is_by_hand(self, hands: int) -> bool:
         """Tell whether `done` was set by hand for an iteration that began when it had been so `hands` times."""
@@ -453,16 +475,15 @@ class Runs:
         self._forget_span(span)
 
     def _forget_span(self, span: Span) -> None:
-        if span in self._spans:
-            self._spans.remove(span)
-            if not self._spans:
-                self._spans.append(Span(span.number + 1))
+        if self._spans.pop(span.number, None) is not None and not self._spans:
+            self._open_span(span.number + 1)
 
     def read_run(self, run: Run) -> None:
         """Note that an iteration over the tokens of `run` alone has come to its end."""
         if run.queue is None or run.span is None or not run.ended:
             return
         run.queue = None
+        self._claimed.discard(run)
         if run.parent is None:
             run.span.unread -= 1
             if run.span.ended and not run.span.unread:

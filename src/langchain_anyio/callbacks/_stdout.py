@@ -139,7 +139,7 @@ class AsyncStreamingStdOutCallbackHandler(AsyncCallbackHandler):
     def _end(self, kwargs: dict[str, Any]) -> None:
         run = self._runs.pop(kwargs.get("run_id"), None)
         if run is not None:
-            run.unwatch()
+            run.unwatch_call()
 
     async def _write(self, text: str) -> None:
         if text and not self._broken:
