@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cancelling import Victim, settle, ticks, ways_to_cancel
 from langchain_anyio import AsyncProjection, AsyncTextProjection, StreamCancelledError
 from langchain_anyio._primitives.backpressure import Flow
-from langchain_anyio._primitives.projection import ProjectionState, sharable
+from langchain_anyio._primitives.projection import ProjectionState, shareable_error
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -225,7 +225,7 @@ def test_a_cancellation_is_never_stored() -> None:
         projection.fail(error)
         assert type(projection.error) is StreamCancelledError
         assert isinstance(projection.error, anyio.ClosedResourceError)
-    rest = sharable(BaseExceptionGroup("x", [cancelled, ValueError(), KeyError()]))
+    rest = shareable_error(BaseExceptionGroup("x", [cancelled, ValueError(), KeyError()]))
     assert type(rest) is ExceptionGroup
     assert list(map(type, rest.exceptions)) == [ValueError, KeyError]
     for error in (KeyboardInterrupt(), SystemExit(1), ExceptionGroup("", [ValueError()])):

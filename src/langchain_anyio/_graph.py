@@ -27,7 +27,7 @@ from ._primitives.projection import (
     Cursor,
     ProjectionState,
     raise_as_it_came,
-    sharable,
+    shareable_error,
 )
 from ._primitives.wakeup import Wakeup
 
@@ -321,7 +321,7 @@ class GraphRun:
             if error is None:
                 state.complete(state.deltas)
             else:
-                state.fail(sharable(error))
+                state.fail(shareable_error(error))
         self._advanced.fire()
         if not self._closing:
             self._ended.set()

@@ -178,18 +178,14 @@ class AsyncChatModelStream:
     def text(self) -> AsyncTextProjection:
         """The answer's text."""
         if self._text is None:
-            self._text = cast(
-                "AsyncTextProjection", AsyncTextProjection._view(self._state.text, self._owner)
-            )
+            self._text = AsyncTextProjection._view(self._state.text, self._owner)
         return self._text
 
     @property
     def reasoning(self) -> AsyncTextProjection:
         """The model's reasoning, as far as the provider shows it."""
         if self._reasoning is None:
-            self._reasoning = cast(
-                "AsyncTextProjection", AsyncTextProjection._view(self._state.reasoning, self._owner)
-            )
+            self._reasoning = AsyncTextProjection._view(self._state.reasoning, self._owner)
         return self._reasoning
 
     @property
@@ -217,7 +213,7 @@ class AsyncChatModelStream:
     def events(self) -> AsyncProjection[MessagesData, list[MessagesData]]:
         """The raw protocol events."""
         if self._events is None:
-            self._events = cast("_Events", _Events._view(self._state.events, self._owner))
+            self._events = _Events._view(self._state.events, self._owner)
         return self._events
 
     def __aiter__(self) -> Cursor[MessagesData]:

@@ -12,7 +12,7 @@ from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, U
 from typing_extensions import Never, override
 
 from ._primitives.backpressure import Flow
-from ._primitives.projection import ProjectionState, sharable
+from ._primitives.projection import ProjectionState, shareable_error
 from ._protocol.accumulator import Accumulator
 
 Channel = Literal["text", "reasoning", "tool_calls"]
@@ -183,7 +183,7 @@ class StreamState:
     def fail(self, error: BaseException) -> None:
         """End the message by an error, unless it has ended."""
         if not self.done:
-            self.accumulator.fail(sharable(error))
+            self.accumulator.fail(shareable_error(error))
             self._end()
 
     def _end(self) -> None:

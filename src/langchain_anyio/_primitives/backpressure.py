@@ -1,4 +1,4 @@
-"""How far a producer may run ahead of those who read what it made."""
+"""Backpressure: how far a producer may run ahead of its consumers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from langchain_anyio._background import MOVED
 from .checkpoints import Steps
 from .wakeup import Wakeup
 
-# What the current task does for runs that may wait for it, from the outside in; empty in all others.
+# The parts that the current task plays in runs that may wait for it, outermost first.
 parts: ContextVar[tuple[object, ...]] = ContextVar("langchain_anyio_parts", default=())
 
 
-def _may_wait() -> None:
+def _allow_every_waiter() -> None:
     pass
 
 
@@ -24,39 +24,40 @@ class Flow:
     """The positions of one producer and of its furthest consumer, counted in events.
 
     Attributes:
-        produced: Number of events made so far.
+        produced: Number of events produced so far.
         consumed: Number of events that the furthest consumer is past.
-        awaiting: Number of consumers that wait for a final value.
-        heads: What those wait on who have read all there is.
-        shared: Whether a consumer ever read along, beside those that wait for a final value.
-        loop: The event loop that the producer runs on, as its backend names it, where that is known.
-        check_waiter: Refuses, with a `RuntimeError`, a caller that the producer waits for; for those that have `parts`.
-        moved: What the producer waits on, until there is room or somebody waits for it.
+        awaiting_final: Number of consumers that wait for a final value.
+        delta_wakeups: Wakeups of the consumers that have read everything and wait for more.
+        shared: Whether any cursor was ever opened.
+        loop: Token of the event loop that the producer runs on; `None` while unknown.
+        check_waiter: Raises `RuntimeError` if the producer itself waits for the calling task. Called
+            only for tasks that have `parts`.
+        producer_wakeup: Where the producer waits for room, or for a consumer to wait for it.
     """
 
     __slots__ = (
-        "awaiting",
+        "awaiting_final",
         "check_waiter",
         "consumed",
-        "heads",
+        "delta_wakeups",
         "loop",
-        "moved",
         "produced",
+        "producer_wakeup",
         "shared",
     )
 
     def __init__(self) -> None:
         self.produced: int = 0
         self.consumed: int = 0
-        self.awaiting: int = 0
-        self.heads: list[Wakeup] = []
+        self.awaiting_final: int = 0
+        self.delta_wakeups: list[Wakeup] = []
         self.shared: bool = False
         self.loop: object = None
-        self.check_waiter: Callable[[], None] = _may_wait
-        self.moved: Wakeup = Wakeup()
+        self.check_waiter: Callable[[], None] = _allow_every_waiter
+        self.producer_wakeup: Wakeup = Wakeup()
 
     def note_waiting(self, steps: Steps) -> None:
-        """Let the producer go on for a consumer that is about to wait for more.
+        """Let the producer continue, because a consumer is about to wait for more.
 
         Raises:
             RuntimeError: The producer runs on another event loop, or waits for the consumer.
@@ -65,17 +66,17 @@ class Flow:
             if steps.make_waiter is None:
                 steps.look_up_waiters()
             self.check_consumer(steps.loop)
-        if self.moved.waiting:
-            self.moved.fire()
+        if self.producer_wakeup.waiting:
+            self.producer_wakeup.fire()
 
     def check_consumer(self, loop: object) -> None:
-        """Refuse a consumer that is about to wait where the producer will never come to it.
+        """Raise if a consumer that is about to wait would never be woken.
 
         Args:
-            loop: The event loop that it runs on, as its backend names it.
+            loop: Token of the event loop that the consumer runs on.
 
         Raises:
-            RuntimeError: The producer runs on another one, or waits for the consumer.
+            RuntimeError: The producer runs on another event loop, or waits for the consumer.
         """
         if self.loop is not None:
             if self.loop is not loop:
@@ -85,21 +86,21 @@ class Flow:
 
     @property
     def at_head(self) -> bool:
-        """Whether somebody waits for what is not made yet: then the producer is ahead of nobody."""
-        return self.awaiting > 0 or any(head.waiting for head in self.heads)
+        """Whether any consumer waits for the next event, so that the producer is not ahead."""
+        return self.awaiting_final > 0 or any(wakeup.waiting for wakeup in self.delta_wakeups)
 
     def has_room(self, limit: float) -> bool:
-        """Tell whether the producer may make one more event and be at most `limit` ahead."""
+        """Return whether one more event leaves the producer at most `limit` events ahead."""
         return self.produced - self.consumed < limit or self.at_head
 
     async def wait_for_room(self, limit: float) -> None:
-        """Wait until the producer may make one more event; not a checkpoint if it may already."""
+        """Wait until `has_room(limit)`; not a checkpoint if there is room already."""
         while not self.has_room(limit):
-            await self.moved.wait()
+            await self.producer_wakeup.wait()
 
     def pass_by(self, mark: int) -> None:
-        """Note that a consumer is past event number `mark`, counted from 1."""
+        """Record that a consumer is past event number `mark`, counted from 1."""
         if mark > self.consumed:
             self.consumed = mark
-            if self.moved.waiting:
-                self.moved.fire()
+            if self.producer_wakeup.waiting:
+                self.producer_wakeup.fire()

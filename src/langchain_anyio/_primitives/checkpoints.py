@@ -1,4 +1,4 @@
-"""Checkpoints for those who find what they ask for ready, again and again."""
+"""Cheap checkpoints for a consumer whose next item is often ready."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from langchain_anyio._background import MOVED, Waiter, waiters
 if TYPE_CHECKING:
     from anyio.abc import AsyncBackend
 
-# A task that finds all it asks for ready gives way to others once in so many steps.
+# A task whose items are always ready lets other tasks run once in so many steps.
 STEPS_BETWEEN_YIELDS = 64
 
-# In so many steps it does more than to ask whether it is cancelled; a part of the above.
+# Once in so many steps, `take_longer()` replaces the plain cancellation check; divides the above.
 STEPS_CHECKED = 16
 
 
-def refuse_moved(error: BaseException) -> None:
-    """Say what has happened where a checkpoint or a waiter belongs to another event loop than the task.
+def raise_if_moved(error: BaseException) -> None:
+    """Explain the error of a checkpoint or waiter that belongs to another event loop.
 
     Args:
-        error: What came of it. No other way leads to a `RuntimeError` or `TypeError`; the backends know it by
-            these, each in its words.
+        error: The exception that the checkpoint or waiter raised. Each backend reports a foreign
+            event loop by a `RuntimeError` or `TypeError` of its own; nothing else raises these here.
 
     Raises:
-        RuntimeError: In words that say what to do.
+        RuntimeError: `error` is such an exception; the message says what to do instead.
     """
     if isinstance(error, (RuntimeError, TypeError)):
         raise RuntimeError(MOVED) from error
@@ -37,17 +37,18 @@ def refuse_moved(error: BaseException) -> None:
 
 @final
 class Steps:
-    """The steps of one consumer, which takes all of them on one event loop.
+    """Checkpoints of one consumer, which stays on one event loop.
 
-    anyio looks its backend up at each call, which takes as long as the checkpoint itself; here it is looked
-    up once.
+    anyio looks up its backend in each call, which costs as much as the checkpoint itself. Here it is
+    looked up once.
 
     Attributes:
-        backend: anyio's backend, once it is looked up.
+        backend: anyio's backend; `None` before `look_up()`.
         taken: Number of steps taken.
-        make_waiter: What makes the objects that the consumer waits for, once it is looked up; like the two that follow.
-        loop: The event loop that the consumer runs on, as its backend names it.
-        thread: The thread of that.
+        make_waiter: Makes the awaitables that the consumer waits on; `None` before
+            `look_up_waiters()`, which also sets the next two.
+        loop: Token of the event loop that the consumer runs on.
+        thread: Identifier of the event loop's thread.
     """
 
     __slots__ = ("backend", "loop", "make_waiter", "taken", "thread")
@@ -60,12 +61,13 @@ class Steps:
         self.thread: int = 0
 
     async def take(self, *, ready: bool = True) -> None:
-        """Take the next step's checkpoint.
+        """Execute the checkpoint of the next step.
 
-        The first one and every 64th give way to other tasks too, or a task that reads many short projections would not.
+        Every step checks for cancellation. The first and every 64th also let other tasks run; without
+        the first, a task that reads many short projections would never do so.
 
         Args:
-            ready: Whether the step will not wait; one that does gives way by that.
+            ready: Whether the next item is there. If not, the wait itself lets other tasks run.
 
         Raises:
             RuntimeError: The consumer has moved to another event loop.
@@ -78,16 +80,16 @@ class Steps:
                 self.taken = taken + 1
                 await backend.checkpoint_if_cancelled()
         except Exception as exc:
-            refuse_moved(exc)
+            raise_if_moved(exc)
             raise
 
     def take_longer(self) -> Awaitable[None]:
-        """Return the checkpoint of the next step, which is one in `STEPS_CHECKED`, or the first."""
+        """Return the checkpoint of the first step, or of one in `STEPS_CHECKED`."""
         backend, taken = self.backend or self.look_up(), self.taken
         self.taken = taken + 1
         if taken == STEPS_CHECKED:
-            # On asyncio anyio looks a task up that has never been in a cancel scope by raising a KeyError, each
-            # time; this takes longer than all the rest of a step.
+            # On asyncio, anyio's check raises and catches a KeyError in a task that was never in a
+            # cancel scope, which costs more than the rest of the step. Entering one scope avoids it.
             with anyio.CancelScope():  # noqa: ASYNC100 - it cancels nothing
                 pass
         if taken % STEPS_BETWEEN_YIELDS:
@@ -95,12 +97,12 @@ class Steps:
         return backend.checkpoint()
 
     def look_up_waiters(self) -> Callable[[], Waiter]:
-        """Return what makes the objects that the consumer waits for.
+        """Return the factory of the awaitables that the consumer waits on.
 
         Raises:
             RuntimeError: The consumer has moved to another backend.
         """
-        self.loop = self.here()
+        self.loop = self.current_loop()
         if self.loop is None:
             raise RuntimeError(MOVED)
         self.thread = get_ident()
@@ -108,25 +110,22 @@ class Steps:
         return self.make_waiter
 
     def check_loop(self, loop: object) -> None:
-        """Refuse to wait for what another event loop makes.
-
-        Args:
-            loop: The event loop, as its backend names it.
+        """Raise unless the caller runs on `loop`, given by its token.
 
         Raises:
-            RuntimeError: The consumer runs on another one.
+            RuntimeError: The caller runs on another event loop.
         """
-        if self.here() is not loop:
+        if self.current_loop() is not loop:
             raise RuntimeError(MOVED)
 
-    def here(self) -> object:
-        """Name the event loop of the caller; `None` where it runs on another backend than before."""
+    def current_loop(self) -> object:
+        """Return the token of the caller's event loop; `None` if its backend has changed."""
         try:
             return (self.backend or self.look_up()).current_token()
         except RuntimeError:
             return None
 
     def look_up(self) -> type[AsyncBackend]:
-        """Return anyio's backend for the event loop that the consumer runs on."""
+        """Look up anyio's backend for the running event loop, and return it."""
         self.backend = current_token().backend_class
         return self.backend

@@ -1,4 +1,4 @@
-"""`Event`, the port of `asyncio.Event` as LangChain's handlers expose it."""
+"""`Event`, a port of `asyncio.Event`, which LangChain's handlers expose."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from .wakeup import Wakeup
 
 @final
 class Event:
-    """A flag that tasks wait for, and that can be cleared again.
+    """A flag that tasks can wait for, and that can be cleared.
 
-    A waiter that was woken by `set()` returns even if `clear()` follows before it runs. It may be made
-    outside of an event loop, and used on one loop after another. All tasks that use it at a time run on
-    one event loop.
+    A waiter woken by `set()` returns even if `clear()` is called before it runs. An event can be
+    created outside of an event loop and used on one loop after another, but all tasks that use it at
+    the same time must run on one event loop.
 
-    Ports `asyncio.Event`, which `langchain_classic.callbacks.AsyncIteratorCallbackHandler` has as `done`.
+    Ports `asyncio.Event`, the type of `done` in
+    `langchain_classic.callbacks.AsyncIteratorCallbackHandler`.
     """
 
     __slots__ = ("_flag", "_wakeup")
@@ -27,31 +28,32 @@ class Event:
         self._wakeup = Wakeup()
 
     def is_set(self) -> bool:
-        """Tell whether the flag is set."""
+        """Return whether the flag is set."""
         return self._flag
 
     def set(self) -> None:
         """Set the flag and wake every waiter.
 
         Raises:
-            RuntimeError: Tasks of another thread wait; the flag is as it was.
+            RuntimeError: Tasks of another thread wait. The flag is unchanged.
         """
         self._wakeup.fire()
         self._flag = True
 
     def clear(self) -> None:
-        """Unset the flag; who was woken already returns all the same."""
+        """Unset the flag; waiters already woken still return."""
         self._flag = False
 
     async def wait(self) -> Literal[True]:
-        """Wait until the flag is set; a checkpoint also if it is set already.
+        """Wait until the flag is set; always a checkpoint.
 
-        Cancellation: leaves nothing behind.
+        Cancellation: the event is unchanged.
 
         Returns:
             `True`, as `asyncio.Event.wait` does.
         """
-        # On asyncio a task that is woken in the turn in which its scope is cancelled goes on.
+        # On asyncio, a task woken in the same loop iteration in which its scope is cancelled would
+        # return normally.
         await checkpoint_if_cancelled()
         if self._flag:
             await checkpoint()

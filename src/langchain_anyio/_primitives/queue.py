@@ -1,4 +1,4 @@
-"""`Queue`, the port of `asyncio.Queue` on an anyio memory object stream."""
+"""`Queue`, a port of `asyncio.Queue` on an anyio memory object stream."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True)
 class QueueStatistics:
-    """What a `Queue` holds and who waits for it.
+    """Statistics of a `Queue`.
 
     Attributes:
         current_buffer_used: Number of items in the queue.
-        max_buffer_size: Number of items it takes before `put()` waits.
-        tasks_waiting_put: Number of tasks that wait in `put()`.
-        tasks_waiting_get: Number of tasks that wait in `get()` or in an `async for`.
+        max_buffer_size: Number of items that it holds before `put()` waits.
+        tasks_waiting_put: Number of tasks waiting in `put()`.
+        tasks_waiting_get: Number of tasks waiting in `get()` or in an `async for`.
     """
 
     current_buffer_used: int
@@ -40,71 +40,71 @@ class QueueStatistics:
     tasks_waiting_get: int
 
 
-class _Line:
-    """Tasks that wait in the order they came. The first is called; leaving, it calls the next."""
+class _WaitQueue:
+    """Waiting tasks in order of arrival. The first is woken; when it leaves, it wakes the next."""
 
-    __slots__ = ("_places",)
+    __slots__ = ("_tickets",)
 
     def __init__(self) -> None:
-        self._places: OrderedDict[_Place, None] = OrderedDict()
+        self._tickets: OrderedDict[_Ticket, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._tickets)
 
-    def call_first(self) -> None:
-        if self._places:
-            next(iter(self._places)).call()
+    def wake_first(self) -> None:
+        if self._tickets:
+            next(iter(self._tickets)).wake()
 
-    def join(self) -> _Place:
-        return _Place(self._places)
+    def join(self) -> _Ticket:
+        return _Ticket(self._tickets)
 
 
-class _Place:
-    """One task's place in a line, kept until it leaves it."""
+class _Ticket:
+    """One task's place in a `_WaitQueue`, held until `leave()`."""
 
-    __slots__ = ("_line", "_make_turn", "_thread", "_turn")
+    __slots__ = ("_make_waiter", "_thread", "_tickets", "_waiter")
 
-    def __init__(self, line: OrderedDict[_Place, None]) -> None:
-        self._line = line
-        self._make_turn = waiters()
-        self._turn = self._make_turn()
+    def __init__(self, tickets: OrderedDict[_Ticket, None]) -> None:
+        self._tickets = tickets
+        self._make_waiter = waiters()
+        self._waiter = self._make_waiter()
         self._thread = get_ident()
-        line[self] = None
+        tickets[self] = None
 
-    def call(self) -> None:
+    def wake(self) -> None:
         check_thread(self._thread)
-        wake(self._turn)
+        wake(self._waiter)
 
     async def wait(self) -> None:
-        """Wait to be called; called in vain, wait again in the same place."""
-        if self._turn.done():
-            self._turn = self._make_turn()
-        await self._turn
+        """Wait for `wake()`; can be called again without losing the place."""
+        if self._waiter.done():
+            self._waiter = self._make_waiter()
+        await self._waiter
 
     def leave(self) -> None:
-        del self._line[self]
+        del self._tickets[self]
 
 
 @final
 class Queue(Generic[T]):
     """A first-in, first-out queue between any number of producers and consumers.
 
-    An item is in the queue exactly once from the moment that `put()` returns until the moment that
-    `get()` returns it: a `put()` that is cancelled has put nothing and a `get()` that is cancelled has
-    taken nothing, by whatever means it is cancelled (a cancel scope, a deadline, `Task.cancel()`). Items
-    lie in an anyio memory object stream and are never handed to a task that waits, because a task that is
-    cancelled after the hand-over would lose its item. Tasks that wait are served in the order they
-    came. `None` is an item like any other.
+    An item is in the queue exactly once from when `put()` returns until `get()` returns it: a cancelled
+    `put()` has put nothing and a cancelled `get()` has taken nothing, however it was cancelled (a cancel
+    scope, a deadline, `Task.cancel()`). Items stay in an anyio memory object stream and are never handed
+    to a waiting task, which would lose its item if it were cancelled after the hand-over. Waiting
+    tasks are served in order of arrival. `None` is a legal item.
 
-    All tasks that use it at a time run on one event loop; it may be made outside of one. What would wake a
-    task of another thread raises a `RuntimeError` and does nothing.
+    A queue can be created outside of an event loop, but all tasks that use it at the same time must
+    run on one event loop. A call that would wake a task of another thread raises `RuntimeError` and has
+    no effect.
 
-    Ports `asyncio.Queue`, which `langchain_classic.callbacks.AsyncIteratorCallbackHandler` has as `queue`;
-    the errors are anyio's.
+    Ports `asyncio.Queue`, the type of `queue` in
+    `langchain_classic.callbacks.AsyncIteratorCallbackHandler`; the errors are anyio's.
 
     Args:
-        max_buffer_size: Number of items that the queue takes before `put()` waits; by default no
-            limit. With 0 each `put()` waits for a consumer to ask.
+        max_buffer_size: Number of items that the queue holds before `put()` waits; unlimited by
+            default. With 0, each `put()` waits for a `get()`.
 
     Raises:
         ValueError: `max_buffer_size` is negative, or neither an integer nor `math.inf`.
@@ -115,10 +115,10 @@ class Queue(Generic[T]):
         "_closed",
         "_getters",
         "_max_buffer_size",
+        "_operations",
         "_putters",
         "_receive",
         "_send",
-        "_steps",
         "_used",
     )
 
@@ -131,15 +131,15 @@ class Queue(Generic[T]):
                 f"not {max_buffer_size!r}"
             )
         self._max_buffer_size = max_buffer_size
-        # The limit is kept here and not in the stream: a bounded stream would hand items over.
+        # A bounded stream would hand items to waiting tasks, so the limit is kept here.
         self._send, self._receive = anyio.create_memory_object_stream[T](math.inf)
-        # Both ends are this object's own, so a queue that is dropped closes them in silence.
-        weakref.finalize(self, _close, self._send, self._receive)
+        # Nobody else can close the two ends, so a dropped queue must not warn about them.
+        weakref.finalize(self, _close_ends, self._send, self._receive)
         self._used = 0
         self._closed = False
-        self._getters = _Line()
-        self._putters = _Line()
-        self._steps = 0
+        self._getters = _WaitQueue()
+        self._putters = _WaitQueue()
+        self._operations = 0
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -150,15 +150,15 @@ class Queue(Generic[T]):
         return self._used
 
     def empty(self) -> bool:
-        """Tell whether there is no item in the queue."""
+        """Return whether the queue holds no items."""
         return not self._used
 
     def full(self) -> bool:
-        """Tell whether `put_nowait()` would raise `anyio.WouldBlock`."""
+        """Return whether `put_nowait()` would raise `anyio.WouldBlock`."""
         return not self._has_room()
 
     def statistics(self) -> QueueStatistics:
-        """Return what the queue holds and who waits for it."""
+        """Return the number of items in the queue and of tasks that wait for it."""
         return QueueStatistics(
             self._used, self._max_buffer_size, len(self._putters), len(self._getters)
         )
@@ -174,7 +174,7 @@ class Queue(Generic[T]):
             raise anyio.ClosedResourceError("the queue was closed")
         if not self._has_room():
             raise anyio.WouldBlock
-        self._getters.call_first()
+        self._getters.wake_first()
         self._send.send_nowait(item)
         self._used += 1
 
@@ -184,7 +184,7 @@ class Queue(Generic[T]):
         Cancellation: the item is not in the queue.
 
         Raises:
-            anyio.ClosedResourceError: The queue was closed, before or while it waited.
+            anyio.ClosedResourceError: The queue was closed, before or during the wait.
         """
         await self._checkpoint()
         if not self._putters:
@@ -192,17 +192,17 @@ class Queue(Generic[T]):
                 return self.put_nowait(item)
             except anyio.WouldBlock:
                 pass
-        place = self._putters.join()
+        ticket = self._putters.join()
         try:
             while True:
-                await place.wait()
+                await ticket.wait()
                 try:
                     return self.put_nowait(item)
                 except anyio.WouldBlock:
                     continue
         finally:
-            place.leave()
-            self._call_putter()
+            ticket.leave()
+            self._wake_putter()
 
     def get_nowait(self) -> T:
         """Take the first item without waiting.
@@ -212,7 +212,7 @@ class Queue(Generic[T]):
             anyio.EndOfStream: The queue is empty and was closed.
         """
         if self._used:
-            self._putters.call_first()
+            self._putters.wake_first()
         item = self._receive.receive_nowait()
         self._used -= 1
         return item
@@ -223,7 +223,7 @@ class Queue(Generic[T]):
         Cancellation: no item is taken.
 
         Raises:
-            anyio.EndOfStream: The queue is empty and was closed, before or while it waited.
+            anyio.EndOfStream: The queue is empty and was closed, before or during the wait.
         """
         await self._checkpoint()
         if not self._getters:
@@ -231,64 +231,64 @@ class Queue(Generic[T]):
                 return self.get_nowait()
             except anyio.WouldBlock:
                 pass
-        place = self._getters.join()
+        ticket = self._getters.join()
         try:
-            # Who asks makes room in a queue without a buffer.
-            self._call_putter()
+            # A waiting consumer makes room for one item, see `_has_room()`.
+            self._wake_putter()
             while True:
-                await place.wait()
+                await ticket.wait()
                 try:
                     return self.get_nowait()
                 except anyio.WouldBlock:
                     continue
         finally:
-            place.leave()
-            self._call_getter()
+            ticket.leave()
+            self._wake_getter()
 
     def close(self) -> None:
-        """Take no more items; those in the queue can still be got, then comes the end.
+        """Refuse new items; those in the queue can still be taken.
 
-        Idempotent. Wakes all tasks that wait: producers get `anyio.ClosedResourceError`, consumers
-        the items that are left and then `anyio.EndOfStream`.
+        Idempotent. Wakes all waiting tasks: producers get `anyio.ClosedResourceError`, consumers the
+        remaining items and then `anyio.EndOfStream`.
         """
-        self._putters.call_first()
-        self._getters.call_first()
+        self._putters.wake_first()
+        self._getters.wake_first()
         self._closed = True
         self._send.close()
 
     def __aiter__(self) -> Self:
-        """Iterate over the items to the end; several iterators share them out."""
+        """Take the items until the end; concurrent iterators each get some of them."""
         return self
 
     async def __anext__(self) -> T:
-        """Take the next item as `get()` does, or end where that raises `anyio.EndOfStream`."""
+        """Return `await get()`, or stop where that raises `anyio.EndOfStream`."""
         try:
             return await self.get()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
 
     def _has_room(self) -> bool:
-        # As in anyio's streams, a consumer that waits has room for one item beyond the buffer.
+        # As in anyio's streams, each waiting consumer makes room for one item beyond the buffer.
         return self._used < self._max_buffer_size + len(self._getters)
 
-    def _call_putter(self) -> None:
+    def _wake_putter(self) -> None:
         if self._closed or self._has_room():
-            self._putters.call_first()
+            self._putters.wake_first()
 
-    def _call_getter(self) -> None:
+    def _wake_getter(self) -> None:
         if self._closed or self._used:
-            self._getters.call_first()
+            self._getters.wake_first()
 
     async def _checkpoint(self) -> None:
-        # The first step gives way, or a task that drains many short queues would not.
-        if self._steps % STEPS_BETWEEN_YIELDS:
+        # Includes the first operation, or a task that drains many short queues would never yield.
+        if self._operations % STEPS_BETWEEN_YIELDS:
             await checkpoint_if_cancelled()
         else:
             await checkpoint()
-        self._steps += 1
+        self._operations += 1
 
 
-def _close(send: MemoryObjectSendStream[T], receive: MemoryObjectReceiveStream[T]) -> None:
+def _close_ends(send: MemoryObjectSendStream[T], receive: MemoryObjectReceiveStream[T]) -> None:
     send.close()
     receive.close()
 

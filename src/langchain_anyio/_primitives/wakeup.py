@@ -1,4 +1,4 @@
-"""What the primitives wait on: any number of tasks that one call wakes."""
+"""Park any number of tasks and wake them all with one call."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from .checkpoints import Steps
 
 
 def check_thread(thread: int) -> None:
-    """Refuse to wake a task of another thread: its event loop would not notice, or be corrupted.
+    """Raise before waking a task of another thread, whose event loop could miss it or be corrupted.
 
     Raises:
         RuntimeError: The current thread is not `thread`.
     """
     if thread != get_ident():
         raise RuntimeError(
-            "a task that waits can only be woken from the thread of its event loop; "
-            "from another thread call anyio.from_thread.run_sync()"
+            "a waiting task can only be woken from the thread of its event loop; "
+            "from another thread, use anyio.from_thread.run_sync()"
         )
 
 
-_NOBODY: dict[Waiter, None] = {}
+_NO_WAITERS: dict[Waiter, None] = {}
 
 
 @final
 class Wakeup:
-    """Tasks that one call wakes, all at once.
+    """A set of waiting tasks, all woken by one call.
 
-    An object with nobody waiting belongs to no event loop and may be used on the next.
+    While no task waits, a wakeup belongs to no event loop and can be used on another one.
 
     Attributes:
-        waiting: Those whom the next `fire()` wakes, in the order in which they came.
+        waiting: Waiters that the next `fire()` wakes, in order of arrival.
     """
 
     __slots__ = ("_thread", "waiting")
 
     def __init__(self) -> None:
         self._thread = 0
-        # A stream has a dozen of these, of which one or two are ever waited for.
-        self.waiting: dict[Waiter, None] = _NOBODY
+        # A stream has a dozen wakeups, but tasks wait for only one or two of them.
+        self.waiting: dict[Waiter, None] = _NO_WAITERS
 
     async def wait(self) -> None:
         """Wait for the next `fire()`."""
@@ -55,13 +55,13 @@ class Wakeup:
     def join(self, steps: Steps) -> Waiter:
         """Return a waiter that the next `fire()` wakes, for the caller to await.
 
-        Does what `wait()` does, two coroutines less deep. A caller that is interrupted calls `leave()`.
+        `wait()` without its two nested coroutines. If awaiting raises, the caller must call `leave()`.
 
         Args:
-            steps: The checkpoints of the consumer that waits.
+            steps: The checkpoints of the waiting consumer.
 
         Raises:
-            RuntimeError: A task of another thread waits.
+            RuntimeError: Tasks of another thread wait.
         """
         make_waiter = steps.make_waiter or steps.look_up_waiters()
         waiting = self.waiting
@@ -70,14 +70,15 @@ class Wakeup:
             self._thread = steps.thread
         elif self._thread != steps.thread:
             raise RuntimeError(
-                "tasks of another thread wait for this; all that wait at a time run on one event loop"
+                "tasks of another thread wait for this object; "
+                "all tasks that wait at the same time must run on one event loop"
             )
         waiter = make_waiter()
         waiting[waiter] = None
         return waiter
 
     def leave(self, waiter: Waiter) -> bool:
-        """Wait no longer; return whether nobody has fired."""
+        """Remove a waiter; return whether it was still waiting."""
         waiting = self.waiting
         if waiting and waiter in waiting:
             del waiting[waiter]
@@ -85,15 +86,15 @@ class Wakeup:
         return False
 
     def fire(self) -> None:
-        """Wake all who wait now.
+        """Wake all tasks that wait now.
 
         Raises:
-            RuntimeError: Somebody waits in another thread; nothing has happened.
+            RuntimeError: Tasks of another thread wait. None has been woken.
         """
         waiting = self.waiting
         if waiting:
             check_thread(self._thread)
-            self.waiting = _NOBODY
+            self.waiting = _NO_WAITERS
             for waiter in waiting:
                 if not waiter.done():
                     waiter.set_result(None)

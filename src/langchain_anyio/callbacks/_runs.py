@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from langchain_anyio._background import current_task, from_finalizer, task_id
 from langchain_anyio._core import current_caller, frames_of_current_task
 from langchain_anyio._errors import StreamCancelledError
-from langchain_anyio._primitives.projection import sharable
+from langchain_anyio._primitives.projection import shareable_error
 
 from ._exchange import DoneEvent, TokenQueue
 
@@ -67,7 +67,7 @@ class Failure:
         # A generator that is closed is a run that is cancelled.
         if isinstance(error, GeneratorExit):
             error = StreamCancelledError()
-        self._error = sharable(error)
+        self._error = shareable_error(error)
         self._traceback = self._error.__traceback__
 
     def throw(self) -> NoReturn:
