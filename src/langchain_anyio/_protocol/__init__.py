@@ -1,1 +1,4 @@
-"""The protocol, without I/O: `accumulator` makes a message of events, `chunk_converter` events of chunks."""
+"""The protocol, without I/O.
+
+`chunk_converter` turns chunks into events, and `accumulator` turns events into a message.
+"""

@@ -1,7 +1,8 @@
 """Protocol events in, deltas and the final message out. No I/O.
 
-Malformed events are part of the contract: whatever `langchain_core`'s stream makes of them is made of them here. Where a value of
-the wrong type is let through, or an order of steps looks arbitrary, the outcome of an event that raises half-way depends on it.
+Malformed events are part of the contract: they have the same effect as in `langchain_core`'s stream.
+Where a value of the wrong type is accepted, or an order of steps looks arbitrary, the effect of an event
+that raises half-way depends on it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any, Literal, TypeAlias, final
 from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import ToolCall, ToolCallChunk, UsageInfo
 
-from .snapshot import copied_message, partial_message
+from .snapshot import copy_message, partial_message
 from .text_blocks import TextBlocks
 from .tool_calls import Block, ToolCalls
 
 Delta: TypeAlias = (
     tuple[Literal["text", "reasoning"], str] | tuple[Literal["tool_calls"], ToolCallChunk]
 )
-"""What an event adds to a projection, after the name of that projection."""
+"""The name of a projection, and what an event adds to it."""
 
 _WHOLE_BLOCKS = frozenset(
     {
@@ -35,12 +36,12 @@ _WHOLE_BLOCKS = frozenset(
 
 
 def _block_of(event: Mapping[str, Any]) -> Block | None:
-    """The block that a start or finish carries, under its name or its former one."""
+    """Return the block of a start or finish event, from its current or its former field."""
     block = event.get("content") or event.get("content_block")
     return block if isinstance(block, dict) else None
 
 
-def _of_calls(chunk: ToolCallChunk | None) -> Delta | None:
+def _tool_call_delta(chunk: ToolCallChunk | None) -> Delta | None:
     return None if chunk is None else ("tool_calls", chunk)
 
 
@@ -57,7 +58,7 @@ def _finish_reason(metadata: Any) -> str | None:
         metadata.get("stopReason"),
         # Ollama
         metadata.get("done_reason"),
-        # OpenAI Responses say why only where the response is incomplete
+        # OpenAI Responses, which give a reason only for an incomplete response
         details.get("reason") if isinstance(details, Mapping) else None,
         metadata.get("status"),
     ):
@@ -68,15 +69,15 @@ def _finish_reason(metadata: Any) -> str | None:
 
 @final
 class Accumulator:
-    """Assembles a message from protocol events, and says what each adds to the projections.
+    """Assembles a message from protocol events, and returns the delta of each event.
 
-    Not safe for use by several threads at once. Memory and time grow linearly with the deltas.
+    Not thread-safe. Memory and time are linear in the deltas.
 
     Args:
-        message_id: The id of the message unless a `message-start` names another.
+        message_id: The id of the message, unless a `message-start` event has one.
 
-    Ports the dispatching half of `langchain_core.language_models.chat_model_stream.ChatModelStream`.
-    Unlike there, nothing changes any more after the first `message-finish`, `error` or `fail()`.
+    Ports the dispatching part of `langchain_core.language_models.chat_model_stream.ChatModelStream`.
+    Unlike there, nothing changes after the first `message-finish`, `error` or `fail()`.
     """
 
     __slots__ = (
@@ -84,9 +85,9 @@ class Accumulator:
         "_blocks",
         "_calls",
         "_finish_metadata",
+        "_reasoning_blocks",
         "_start_metadata",
         "_text",
-        "_thoughts",
         "done",
         "error",
         "finish_reason",
@@ -104,12 +105,12 @@ class Accumulator:
         self.message: AIMessage | None = None
         self.usage: UsageInfo | None = None
         self.finish_reason: str | None = None
-        # The final values of the projections, once there is a message.
+        # Final values of the projections, set together with `message`.
         self.text: str = ""
         self.reasoning: str = ""
 
         self._text = TextBlocks("text")
-        self._thoughts: TextBlocks | None = None
+        self._reasoning_blocks: TextBlocks | None = None
         self._calls = ToolCalls()
         self._blocks: dict[Any, Block] = {}
         self._start_metadata: Any = None
@@ -118,28 +119,28 @@ class Accumulator:
 
     @property
     def _reasoning(self) -> TextBlocks:
-        # Made when there is some.
-        if self._thoughts is None:
-            self._thoughts = TextBlocks("reasoning")
-        return self._thoughts
+        # Created on first use: most messages have no reasoning.
+        if self._reasoning_blocks is None:
+            self._reasoning_blocks = TextBlocks("reasoning")
+        return self._reasoning_blocks
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls that are whole."""
+        """The finished tool calls."""
         return self._calls.finished
 
     def feed(self, event: Mapping[str, Any]) -> Delta | None:
-        """Take the next event.
+        """Process the next event.
 
         Args:
-            event: A protocol event. Those of an unknown type are ignored.
+            event: A protocol event. Events of unknown types are ignored.
 
         Returns:
             The delta that the event adds to a projection, if any.
 
         Raises:
-            Exception: The event is malformed. What it says is taken as far as it was understood, and more events may follow;
-                after a `message-finish` only `fail()` still has an effect.
+            Exception: The event is malformed. The part of it that was processed before the error counts,
+                and more events may follow; after a `message-finish`, only `fail()` has an effect.
         """
         if self.done:
             return None
@@ -165,30 +166,30 @@ class Accumulator:
         return None
 
     def text_of(self, index: int) -> str:
-        """Return the text of the deltas at an index so far."""
+        """Return the text that the deltas at an index have so far."""
         return self._text.text_of(index)
 
     def grow_text(self, text: str, index: int) -> None:
-        """Take the event of a piece of text, which is its delta too; the message has not ended."""
+        """Process a text delta, whose event need not exist; not to be called after the end."""
         self._text.grow(text, index)
 
     def fail(self, error: BaseException) -> None:
-        """End the message with an error, unless it has come to an end.
+        """End the message with an error, unless it has a message or an error already.
 
-        A `message-finish` that raised is no such end.
+        It still has an effect after a `message-finish` that raised.
         """
         if self.message is None and self.error is None:
             self.done = True
             self.error = error
 
     def snapshot(self) -> AIMessage:
-        """Return the message as far as it has come, at any time, also after a failure.
+        """Return the message so far, at any time, also after a failure.
 
-        While it is not whole, its `response_metadata["partial"]` is `True` and its unfinished tool calls are invalid ones. It
-        shares no list or dict with the accumulator.
+        While it is incomplete, `response_metadata["partial"]` is `True` and unfinished tool calls are
+        invalid tool calls. It shares no list or dict with the accumulator.
         """
         if self.message is not None:
-            return copied_message(self.message)
+            return copy_message(self.message)
         try:
             metadata = self._response_metadata()
         except (TypeError, ValueError):
@@ -210,7 +211,7 @@ class Accumulator:
         if isinstance(delta, dict):
             kind = delta.get("type", "")
         elif isinstance(block, dict):
-            # The former shape of a delta: a slice of a block.
+            # The former form of a delta: a part of a block.
             delta = block
             kind = block.get("type")
             if kind in ("text", "reasoning"):
@@ -227,22 +228,22 @@ class Accumulator:
         if kind == "reasoning-delta":
             return self._reasoning.grow(delta.get("reasoning", ""), index)
         if kind == "tool-call-delta":
-            return _of_calls(self._calls.extend_started(index, delta.get("args")))
+            return _tool_call_delta(self._calls.extend_started(index, delta.get("args")))
         if kind == "block-delta":
-            return _of_calls(self._calls.replace(index, delta.get("fields")))
+            return _tool_call_delta(self._calls.replace(index, delta.get("fields")))
         if kind == "legacy-block-delta":
-            return _of_calls(self._calls.extend(index, delta.get("fields"), server=True))
+            return _tool_call_delta(self._calls.extend(index, delta.get("fields"), server=True))
         if kind == "data-delta":
-            # The finished block has the data; there is no projection of it.
+            # No projection shows data, and the finished block contains it.
             return None
-        return _of_calls(self._calls.extend(index, block, server=False))
+        return _tool_call_delta(self._calls.extend(index, block, server=False))
 
     def _start_block(self, event: Mapping[str, Any]) -> Delta | None:
-        # Only the start of a tool call says what no later event repeats.
+        # Only the start of a tool call contains anything that no later event repeats.
         block, index = _block_of(event), event.get("index")
         if block is None or index is None:
             return None
-        return _of_calls(self._calls.start(block, index))
+        return _tool_call_delta(self._calls.start(block, index))
 
     def _finish_block(self, event: Mapping[str, Any]) -> Delta | None:
         block, index = _block_of(event), event.get("index")
@@ -255,7 +256,8 @@ class Accumulator:
             block = {**block, "text": text}
         elif kind == "reasoning":
             text, delta = self._reasoning.settle(block.get("reasoning", ""), index)
-            # A block without reasoning, as OpenAI sends, must not get an empty one: sent back, it would become an empty summary.
+            # OpenAI sends reasoning blocks without reasoning. An empty one, sent back to it, would
+            # become an empty summary.
             block = {**block, "reasoning": text} if text else {**block}
         elif kind in {"tool_call", "invalid_tool_call"}:
             block = self._calls.finish(block, index)
@@ -264,12 +266,12 @@ class Accumulator:
             return None
         elif kind in _WHOLE_BLOCKS:
             if kind == "server_tool_call" and index is not None:
-                self._calls.finish_of_server(index)
+                self._calls.finish_server_call(index)
         else:
             return None
         if index is not None:
-            # What merges message chunks needs the index. For a whole block this shows in the event too, and is meant to: those
-            # who read the raw events find it there.
+            # The index is needed to merge message chunks. Where `block` is still the event's own dict,
+            # this also sets it there, on purpose: readers of the raw events expect it.
             block.setdefault("index", index)
             self._blocks[index] = block
         return delta
@@ -282,11 +284,11 @@ class Accumulator:
         self.finish_reason = _finish_reason(self._finish_metadata)
         for index, block in self._calls.finish_all():
             self._blocks[index] = block
-        self.text = self._text.checked(self._text.joined())
-        if self._thoughts is not None:
-            self.reasoning = self._thoughts.checked(self._thoughts.joined())
-        self.message = self._assembled()
-        self._text, self._thoughts = TextBlocks("text"), None
+        self.text = self._text.final_text()
+        if self._reasoning_blocks is not None:
+            self.reasoning = self._reasoning_blocks.final_text()
+        self.message = self._assemble_message()
+        self._text, self._reasoning_blocks = TextBlocks("text"), None
 
     def _response_metadata(self) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
@@ -295,11 +297,11 @@ class Accumulator:
                 metadata[name] = self._start_metadata[key]
         if self._finish_metadata:
             metadata.update(self._finish_metadata)
-        # The content is made of v1 blocks, whatever the provider's own setting says.
+        # The content consists of v1 blocks, whatever the provider's metadata states.
         metadata["output_version"] = "v1"
         return metadata
 
-    def _assembled(self) -> AIMessage:
+    def _assemble_message(self) -> AIMessage:
         if self._blocks:
             content: Any = [dict(self._blocks[index]) for index in sorted(self._blocks)]
         else:

@@ -15,7 +15,7 @@ from langchain_anyio._core import (
 )
 from langchain_anyio._core import message_to_events as message_to_events
 
-from .text_blocks import LONGEST_RUN, TextBuffer
+from .text_blocks import MAX_PENDING, TextBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from langchain_core.outputs import ChatGenerationChunk
     from langchain_protocol.protocol import MessagesData
 
-# The field of a block that its slices add to. Of the other types those with data grow by it, and the rest are whole.
-_GROWING: Mapping[Any, str] = {
+# The field of a block that its slices append to. Blocks of other types grow by their `data`, if they
+# have any, and are otherwise whole.
+_CONTENT_FIELD: Mapping[Any, str] = {
     "text": "text",
     "reasoning": "reasoning",
     "tool_call_chunk": "args",
@@ -34,14 +35,15 @@ _FINISHED_CALL: Mapping[Any, str] = {
     "tool_call_chunk": "tool_call",
     "server_tool_call_chunk": "server_tool_call",
 }
-# Large, and no use before the block is finished.
+# Fields that are large, and of no use before the block is finished.
 _NOT_AT_START = frozenset({"args", "data", "output", "transcript", "value"})
 _REQUIRED_AT_START = {
     "tool_call": "args",
     "server_tool_call": "args",
     "non_standard": "value",
 }
-# Providers whose translators, read in langchain-core's `block_translators`, make one block of a chunk that is text and nothing else.
+# Providers whose translators, in langchain-core's `block_translators`, turn a chunk of nothing but text
+# into one text block.
 _PLAIN_PROVIDERS = frozenset(
     {
         "anthropic",
@@ -54,16 +56,16 @@ _PLAIN_PROVIDERS = frozenset(
     }
 )
 _NO_INDEX = object()
-# What most messages have none of takes no dict of its own for each.
-_NOTHING: dict[str, Any] = {}
+# Shared by messages without usage, metadata or the like; never modified.
+_EMPTY: dict[str, Any] = {}
 _TEXT_KEY = (_NO_INDEX, "text", 0)
 
 
-def _start_of(block: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a block before its content."""
+def _block_start(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the block of a start event: the given one, without its content."""
     kind = block.get("type", "text")
     if kind in _FINISHED_CALL:
-        # A client's call names its id and name even where it has none.
+        # A client's call always has the keys for its id and name.
         required = ("id", "name") if kind == "tool_call_chunk" else ()
         start = {
             key: block.get(key)
@@ -71,7 +73,7 @@ def _start_of(block: Mapping[str, Any]) -> dict[str, Any]:
             if key in required or block.get(key) is not None
         }
         return {"type": kind, **start, "args": ""}
-    if kind in _GROWING:
+    if kind in _CONTENT_FIELD:
         omitted = {"index", "annotations"} if kind == "text" else {"index"}
         return {key: value for key, value in block.items() if key not in omitted} | {kind: ""}
     start = {key: value for key, value in block.items() if key not in _NOT_AT_START}
@@ -80,10 +82,10 @@ def _start_of(block: Mapping[str, Any]) -> dict[str, Any]:
     return start
 
 
-def _delta_of(block: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a slice of a block adds to it."""
+def _block_delta(block: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the delta of a slice of a block; `None` if the slice has no content."""
     kind = block.get("type")
-    name = _GROWING.get(kind, "data")
+    name = _CONTENT_FIELD.get(kind, "data")
     content = block.get(name)
     if not content:
         return None
@@ -97,36 +99,36 @@ def _delta_of(block: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @final
 class _Block:
-    """A block as far as it has come."""
+    """A block that is still growing."""
 
-    __slots__ = ("_fields", "_grown", "_name", "index", "lacks_text", "replaced")
+    __slots__ = ("_content", "_fields", "_name", "index", "lacks_text", "replaced")
 
     def __init__(self, index: int, block: Mapping[str, Any]) -> None:
         self.index = index
         self.replaced = False
-        """Whether it is not made of all of its slices."""
+        """Whether a whole block has replaced earlier slices."""
         self.lacks_text = False
-        """Whether it lacks the text that the bridge's `text_of` gives."""
+        """Whether its text is kept elsewhere, where the bridge's `text_of` finds it."""
         self._replace(block)
 
     def _replace(self, block: Mapping[str, Any]) -> None:
         self._fields = dict(block)
-        self._grown: TextBuffer | None = None
+        self._content: TextBuffer | None = None
 
     def extend(self, block: Mapping[str, Any]) -> None:
-        """Add the next slice, or take a whole block in place of this one."""
+        """Append the next slice, or replace this block by a whole one."""
         kind = self._fields.get("type")
-        name = _GROWING.get(kind, "data")
+        name = _CONTENT_FIELD.get(kind, "data")
         if block.get("type") != kind or (name == "data" and "data" not in block):
             self._replace(block)
             self.replaced = True
             return
-        if self._grown is None:
+        if self._content is None:
             start = self._fields.get(name, "")
             self._name = name
-            self._grown = TextBuffer(start if kind == name else start or "")
+            self._content = TextBuffer(start if kind == name else start or "")
         piece = block.get(name, "")
-        self._grown.append(piece if kind == name else piece or "", operator.add)
+        self._content.append(piece if kind == name else piece or "", operator.add)
         for key, value in block.items():
             if value is None or key == name:
                 continue
@@ -137,23 +139,24 @@ class _Block:
             self._fields[key] = value
 
     def append(self, text: str) -> None:
-        """Add slices that are text and nothing else."""
-        if self._grown is None:
+        """Append slices that are nothing but text."""
+        if self._content is None:
             self.extend({"type": "text", "text": text})
         else:
-            self._grown.append(text)
+            self._content.append(text)
 
-    def finished(self, text: str | None) -> dict[str, Any]:
-        """Return the whole block; its text is `text`, if that is given."""
+    def finish(self, text: str | None) -> dict[str, Any]:
+        """Return the whole block, with `text` as its text unless that is `None`."""
         fields = self._fields
         if text is not None:
             fields["text"] = text
-        elif self._grown is not None:
-            fields[self._name] = self._grown.value
+        elif self._content is not None:
+            fields[self._name] = self._content.value
         kind = fields.get("type")
         if kind not in _FINISHED_CALL:
             return fields
-        # An index on a client's call would let chunks that are merged later spoil the parsed arguments.
+        # With an index on a client's call, merging message chunks later would corrupt the parsed
+        # arguments.
         parsed = {"type", "id", "name", "args"}
         if kind == "tool_call_chunk":
             parsed.add("index")
@@ -172,7 +175,7 @@ class _Block:
 
 
 def _is_plain(message: AIMessageChunk) -> bool:
-    """Whether the chunk is text and nothing else, but for its metadata."""
+    """Return whether the chunk is nothing but text, apart from its metadata."""
     return isinstance(message.content, str) and not (
         message.additional_kwargs
         or message.tool_calls
@@ -181,8 +184,8 @@ def _is_plain(message: AIMessageChunk) -> bool:
     )
 
 
-def _stays_plain(provider: Any) -> bool:
-    """Whether what is plain text in a chunk of this provider is so in its content blocks."""
+def _translates_to_text(provider: Any) -> bool:
+    """Return whether a plain chunk of this provider becomes one text block."""
     return not provider or (
         isinstance(provider, str)
         and (provider in _PLAIN_PROVIDERS or get_translator(provider) is None)
@@ -193,12 +196,13 @@ def _stays_plain(provider: Any) -> bool:
 class ChunkBridge:
     """Turns the chunks of one message into its protocol events.
 
-    Not safe for use by several threads at once. Memory and time grow linearly with the chunks.
+    Not thread-safe. Memory and time are linear in the chunks.
 
     Args:
-        message_id: The id of the message; without one, that of the first chunk.
-        generation_info: Where to put metadata that is for tracing alone and not for the message.
-        text_of: Gives the text of the text-deltas at an index. With it the bridge keeps no plain text itself.
+        message_id: The id of the message; by default, that of the first chunk.
+        generation_info: A dict that receives metadata meant for tracing only.
+        text_of: Returns the text of the text deltas at an index. If given, the bridge keeps no plain
+            text itself.
 
     Ports `langchain_core.language_models._compat_bridge.chunks_to_events`, event for event.
     """
@@ -208,10 +212,10 @@ class ChunkBridge:
         "_blocks",
         "_generation_info",
         "_message_id",
+        "_pending",
         "_plain",
         "_plain_metadata",
         "_response_metadata",
-        "_run",
         "_started",
         "_text_of",
         "_usage",
@@ -229,26 +233,24 @@ class ChunkBridge:
         self._generation_info = generation_info
         self._started = False
         self._blocks: dict[Any, _Block] = {}
-        self._usage: dict[str, Any] = _NOTHING
-        self._response_metadata: dict[str, Any] = _NOTHING
-        self._additional_kwargs: dict[str, Any] = _NOTHING
+        self._usage: dict[str, Any] = _EMPTY
+        self._response_metadata: dict[str, Any] = _EMPTY
+        self._additional_kwargs: dict[str, Any] = _EMPTY
         self.text_index: int = -1
-        """The index of the block that a text of `feed_text()` belongs to."""
+        """The index of the block that the text of `feed_text()` belongs to."""
         self._plain: _Block | None = None
-        """The block that plain text goes to, if the last chunk was plain text."""
-        self._run: list[str] = []
-        """Text that is of this block and not in it yet, joined now and then to take less memory."""
-        self._plain_metadata: dict[str, Any] = _NOTHING
-        """The metadata of that chunk; a chunk with other metadata may not be as plain."""
+        """The block that plain text belongs to, if the last chunk was plain text."""
+        self._pending: list[str] = []
+        """Text of `_plain` that is not in it yet; joined from time to time to save memory."""
+        self._plain_metadata: dict[str, Any] = _EMPTY
+        """The metadata of that chunk; text of other metadata may be translated differently."""
 
     def feed(self, chunk: ChatGenerationChunk) -> Sequence[MessagesData]:
-        """Take the next chunk.
+        """Return the events of the next chunk.
 
         Args:
-            chunk: What a model's `_stream` or `_astream` yields. Messages other than `AIMessageChunk` are ignored.
-
-        Returns:
-            The events of this chunk.
+            chunk: A chunk from a model's `_stream` or `_astream`. A message that is not an
+                `AIMessageChunk` is ignored.
         """
         text = self.feed_text(chunk)
         if text is not None:
@@ -264,28 +266,29 @@ class ChunkBridge:
         message = chunk.message
         if not isinstance(message, AIMessageChunk):
             return ()
-        self._end_run()
+        self._flush()
         self._plain = None
-        plain = _is_plain(message) and _stays_plain(message.response_metadata.get("model_provider"))
-        events = self._feed_any(message, chunk.generation_info, plain=plain)
+        provider = message.response_metadata.get("model_provider")
+        plain = _is_plain(message) and _translates_to_text(provider)
+        events = self._feed_blocks(message, chunk.generation_info, plain=plain)
         if plain:
             self._plain = self._blocks.get(_TEXT_KEY)
             self.text_index = -1 if self._plain is None else self._plain.index
-            self._plain_metadata = message.response_metadata.copy() or _NOTHING
+            self._plain_metadata = message.response_metadata.copy() or _EMPTY
         return events
 
     def feed_text(self, chunk: ChatGenerationChunk) -> str | None:
-        """Take the next chunk if it is text and nothing else, and the last one was.
+        """Process the next chunk if both it and the last one are nothing but text.
 
         Returns:
-            The text, maybe none, of its one event, which is a text-delta of the block at `text_index`; `None` if the
-            chunk is one for `feed()`, and is not taken.
+            The text of its only event, a text delta of the block at `text_index`; if empty, there is no
+            event. `None` if the chunk was not processed and has to go to `feed()`.
         """
         plain = self._plain
         message = chunk.message
         if plain is None or type(message) is not AIMessageChunk or chunk.generation_info:
             return None
-        # One look-up in the dict of a pydantic model takes a third of the time that one of its attributes takes.
+        # A lookup in a pydantic model's dict takes a third of the time of an attribute.
         fields = message.__dict__
         text = fields["content"]
         if (
@@ -301,30 +304,26 @@ class ChunkBridge:
             if self._text_of is not None and not plain.replaced:
                 plain.lacks_text = True
             else:
-                self._run.append(text)
-                if len(self._run) > LONGEST_RUN:
-                    self._end_run()
+                self._pending.append(text)
+                if len(self._pending) > MAX_PENDING:
+                    self._flush()
         return text
 
-    def _end_run(self) -> None:
-        if self._run and self._plain is not None:
-            self._plain.append("".join(self._run))
-            self._run.clear()
+    def _flush(self) -> None:
+        if self._pending and self._plain is not None:
+            self._plain.append("".join(self._pending))
+            self._pending.clear()
 
     def finish(self) -> Sequence[MessagesData]:
-        """End the message.
-
-        Returns:
-            The closing events, none if there was no chunk.
-        """
+        """End the message, and return its last events; empty if there was no chunk."""
         if not self._started:
             return ()
-        self._end_run()
+        self._flush()
         events: list[Any] = [
             {
                 "event": "content-block-finish",
                 "index": block.index,
-                "content": block.finished(self._text_left_out(block)),
+                "content": block.finish(self._text_kept_elsewhere(block)),
             }
             for block in self._blocks.values()
         ]
@@ -338,12 +337,12 @@ class ChunkBridge:
                 finish[key] = value
         return [*events, finish]
 
-    def _text_left_out(self, block: _Block) -> str | None:
+    def _text_kept_elsewhere(self, block: _Block) -> str | None:
         if self._text_of is None or block.replaced or not block.lacks_text:
             return None
         return self._text_of(block.index)
 
-    def _feed_any(
+    def _feed_blocks(
         self, message: AIMessageChunk, generation_info: dict[str, Any] | None, *, plain: bool
     ) -> Sequence[MessagesData]:
         events: list[Any] = []
@@ -355,14 +354,14 @@ class ChunkBridge:
             )
         if not self._started:
             self._started = True
-            events.append(self._start_of(message))
+            events.append(self._message_start(message))
         if (
             plain
             and (text := message.content)
             and type(message) is AIMessageChunk
             and "output_version" not in message.response_metadata
         ):
-            # The first text mostly is, and the first delta waits for this.
+            # A short cut for most messages' first text, so that the first delta arrives sooner.
             whole = {"type": "text", "text": text}
             known = self._blocks.get(_TEXT_KEY)
             if known is None:
@@ -379,7 +378,7 @@ class ChunkBridge:
         try:
             blocks = cast("Sequence[Any]", message.content_blocks)
         except Exception:  # noqa: BLE001
-            # A chunk that cannot be understood adds no block; what it says besides still counts.
+            # A chunk with invalid content adds no block, but its usage and metadata count.
             blocks = ()
         for position, block in enumerate(blocks):
             if not isinstance(block, dict):
@@ -395,10 +394,10 @@ class ChunkBridge:
                     {
                         "event": "content-block-start",
                         "index": self._blocks[key].index,
-                        "content": _start_of(block),
+                        "content": _block_start(block),
                     }
                 )
-            if delta := _delta_of(block):
+            if delta := _block_delta(block):
                 events.append(
                     {
                         "event": "content-block-delta",
@@ -410,7 +409,7 @@ class ChunkBridge:
             self._add_usage(message.usage_metadata)
         return events
 
-    def _start_of(self, message: AIMessageChunk) -> dict[str, Any]:
+    def _message_start(self, message: AIMessageChunk) -> dict[str, Any]:
         message_id = message.id if self._message_id is None else self._message_id
         start: dict[str, Any] = {"event": "message-start", "role": "ai", "id": message_id or ""}
         if message.response_metadata:

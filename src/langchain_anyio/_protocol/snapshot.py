@@ -1,4 +1,4 @@
-"""The message as far as it has come, which is valid whatever came."""
+"""Snapshots of a message, which are valid messages whatever events produced them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .text_blocks import TextBlocks
 from .tool_calls import Block, ToolCalls
 
 
-def copied_message(message: AIMessage) -> AIMessage:
+def copy_message(message: AIMessage) -> AIMessage:
     """Return a copy that shares no list or dict with `message`."""
     return message.model_copy(
-        update={name: _copied(value) for name, value in message.__dict__.items()}
+        update={name: _copy_containers(value) for name, value in message.__dict__.items()}
     )
 
 
@@ -28,41 +28,41 @@ def partial_message(
     usage: Any,
     metadata: dict[str, Any],
 ) -> AIMessage:
-    """Return a message that is not whole; its unfinished tool calls are invalid ones.
+    """Return a message that is incomplete; its unfinished tool calls are invalid tool calls.
 
     Args:
         text: The text.
         reasoning: The reasoning.
         blocks: The finished blocks, by their indexes.
         calls: The tool calls.
-        message_id: The id.
-        usage: What the message has for its usage.
+        message_id: The id; left out unless it is a string.
+        usage: The usage; left out unless it is valid.
         metadata: The response metadata; copied, and marked as `"partial"`.
     """
-    open_calls = calls.unfinished()
-    sound = [
+    unfinished = calls.unfinished_blocks()
+    valid_calls = [
         _valid_block(call)
-        for call in (*cast("list[Block]", calls.finished), *calls.invalid, *open_calls.values())
+        for call in (*cast("list[Block]", calls.finished), *calls.invalid, *unfinished.values())
     ]
-    metadata = _copied(metadata)
+    metadata = _copy_containers(metadata)
     metadata["partial"] = True
     try:
-        usage = AIMessage("", usage_metadata=_copied(usage)).usage_metadata
+        usage = AIMessage("", usage_metadata=_copy_containers(usage)).usage_metadata
     except ValueError:
         usage = None
-    # Not validated: the blocks are valid by now, and text cut within a surrogate pair, which is
-    # not, must not make this raise.
+    # Without validation, which would refuse text that was cut within a surrogate pair. All else is
+    # valid by now.
     return AIMessage.model_construct(
-        content=_content({**blocks, **open_calls}, text, reasoning),
+        content=_content({**blocks, **unfinished}, text, reasoning),
         id=_text_or_none(message_id),
         tool_calls=[
             {key: call.get(key) for key in ("name", "args", "id", "type")}
-            for call in sound
+            for call in valid_calls
             if call["type"] == "tool_call"
         ],
         invalid_tool_calls=[
             {key: call.get(key) for key in ("type", "id", "name", "args", "error")}
-            for call in sound
+            for call in valid_calls
             if call["type"] == "invalid_tool_call"
         ],
         usage_metadata=usage,
@@ -73,25 +73,25 @@ def partial_message(
 def _content(
     blocks: Mapping[Any, Block], text: TextBlocks, reasoning: TextBlocks
 ) -> str | list[Block]:
-    placed = [(index, _valid_block(block)) for index, block in blocks.items()]
-    loose: list[Block] = []
-    for name, prose in (("reasoning", reasoning), ("text", text)):
-        placed += [
+    indexed = [(index, _valid_block(block)) for index, block in blocks.items()]
+    unindexed: list[Block] = []
+    for name, texts in (("reasoning", reasoning), ("text", text)):
+        indexed += [
             (index, {"type": name, name: "".join(parts), "index": index})
-            for index, parts in prose.blocks.items()
+            for index, parts in texts.blocks.items()
             if index not in blocks
         ]
-        if prose.loose:
-            loose.append({"type": name, name: "".join(prose.loose)})
-    if not placed and not reasoning.loose:
-        return "".join(text.loose or ())
-    rank = {index: n for n, index in enumerate(_sorted_or_as_they_came([*dict(placed)]))}
-    placed.sort(key=lambda item: rank[item[0]])
-    return [block for _, block in placed] + loose
+        if texts.unindexed:
+            unindexed.append({"type": name, name: "".join(texts.unindexed)})
+    if not indexed and not reasoning.unindexed:
+        return "".join(text.unindexed or ())
+    rank = {index: n for n, index in enumerate(_sort_if_comparable([*dict(indexed)]))}
+    indexed.sort(key=lambda item: rank[item[0]])
+    return [block for _, block in indexed] + unindexed
 
 
-def _copied(value: Any) -> Any:
-    """Copy lists and dicts, however deep; anything else is shared, as it may not be copyable."""
+def _copy_containers(value: Any) -> Any:
+    """Copy lists and dicts at any depth; other values are shared, since they may not be copyable."""
     root = [value]
     copies: dict[int, Any] = {}
     unread: list[Any] = [root]
@@ -114,13 +114,13 @@ def _repr_or_none(value: Any) -> str | None:
     try:
         return repr(value)
     except (ValueError, RecursionError):
-        # An integer of thousands of digits, or nesting as deep.
+        # An integer of thousands of digits, or nesting thousands of levels deep.
         return None
 
 
 def _valid_block(block: Block) -> Block:
-    """Return a copy of a block; a tool call that an `AIMessage` would refuse becomes an invalid one."""
-    block = _copied(block)
+    """Copy a block, and turn a tool call that `AIMessage` would refuse into an invalid one."""
+    block = _copy_containers(block)
     if block.get("type") == "tool_call" and not (
         isinstance(block.get("name"), str)
         and isinstance(block.get("id"), str | None)
@@ -138,8 +138,8 @@ def _valid_block(block: Block) -> Block:
     return block
 
 
-def _sorted_or_as_they_came(indexes: list[Any]) -> list[Any]:
-    """Return the indexes sorted, or in the order of arrival where they have no order."""
+def _sort_if_comparable(indexes: list[Any]) -> list[Any]:
+    """Return the indexes sorted, or in order of arrival if they cannot be compared."""
     try:
         return sorted(indexes)
     except TypeError:

@@ -1,4 +1,4 @@
-"""Tool calls whose arguments come in pieces."""
+"""Tool calls whose arguments arrive in pieces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Block = dict[str, Any]
 
 @final
 class PartialToolCall:
-    """A tool call whose arguments are still coming."""
+    """A tool call whose arguments are incomplete."""
 
     __slots__ = ("args", "fields")
 
@@ -26,7 +26,7 @@ class PartialToolCall:
         self.args: TextBuffer | None = None
 
     def replace(self, snapshot: Mapping[Any, Any]) -> None:
-        """Take a block that replaces what it names."""
+        """Replace the fields that a block contains."""
         for key, value in snapshot.items():
             if value is None:
                 continue
@@ -36,7 +36,7 @@ class PartialToolCall:
                 self.fields[key] = value
 
     def extend(self, chunk: Mapping[Any, Any]) -> None:
-        """Take a block that adds to the arguments; the first id and name stay."""
+        """Append the arguments of a block; the first id and name are kept."""
         for key in ("id", "name"):
             if chunk.get(key) and key not in self.fields:
                 self.fields[key] = chunk[key]
@@ -44,8 +44,8 @@ class PartialToolCall:
         args.append(chunk.get("args") or "", operator.add)
         self.args = args
 
-    def finalized(self, kind: str) -> Block:
-        """Parse the arguments into a block of this kind, or an invalid tool call."""
+    def parse(self, kind: str) -> Block:
+        """Return a block of type `kind` with parsed arguments, or an invalid tool call."""
         block = finalize_tool_call_chunk(
             raw_args=None if self.args is None else self.args.value,
             id_=self.fields.get("id"),
@@ -59,8 +59,8 @@ class PartialToolCall:
         )
         return cast("Block", block)
 
-    def unfinished(self) -> Block:
-        """What there is of the call, as an invalid tool call."""
+    def unfinished_block(self) -> Block:
+        """Return the call so far, as an invalid tool call."""
         return {
             "type": "invalid_tool_call",
             "id": self.fields.get("id"),
@@ -72,26 +72,26 @@ class PartialToolCall:
 
 @final
 class ToolCalls:
-    """The tool calls of one message: those still coming, those finished, and the invalid ones.
+    """The tool calls of one message: partial, finished and invalid ones.
 
     Attributes:
-        finished: The calls that are whole, in the order in which they were finished.
+        finished: The finished calls, in the order in which they were finished.
         invalid: The calls whose arguments do not parse, likewise.
     """
 
-    __slots__ = ("_of_servers", "_partial", "_quiet", "finished", "invalid")
+    __slots__ = ("_contradicted", "_partial", "_server_calls", "finished", "invalid")
 
     def __init__(self) -> None:
         self.finished: list[ToolCall] = []
         self.invalid: list[Block] = []
         self._partial: dict[Any, PartialToolCall] = {}
-        # Calls that the provider runs itself; no projection shows them.
-        self._of_servers: dict[Any, PartialToolCall] = {}
-        # Indexes of calls of which a snapshot contradicted the deltas; they give no more of them.
-        self._quiet: set[Any] | None = None
+        # Partial calls that the provider executes itself; no projection shows them.
+        self._server_calls: dict[Any, PartialToolCall] = {}
+        # Indexes of calls whose deltas a snapshot contradicted; they produce no further deltas.
+        self._contradicted: set[Any] | None = None
 
     def start(self, block: Block, index: Any) -> ToolCallChunk | None:
-        """Take the start of a call, and return its delta."""
+        """Start a call, and return its delta, if any."""
         kind = block.get("type")
         if kind == "tool_call_chunk":
             self._partial.setdefault(index, PartialToolCall()).replace(block)
@@ -99,28 +99,28 @@ class ToolCalls:
             if isinstance(args, str) and args:
                 return self._delta(index, args)
         elif kind == "server_tool_call_chunk":
-            self._of_servers.setdefault(index, PartialToolCall()).replace(block)
+            self._server_calls.setdefault(index, PartialToolCall()).replace(block)
         return None
 
     def extend_started(self, index: Any, args: Any) -> ToolCallChunk | None:
-        """Take a piece of the arguments of a call that has started, and return its delta."""
+        """Append to the arguments of a started call, and return the delta, if any."""
         if index is None or not isinstance(args, str) or not args:
             return None
         if call := self._partial.get(index):
             call.extend({"args": args})
             return self._delta(index, args)
-        if call := self._of_servers.get(index):
+        if call := self._server_calls.get(index):
             call.extend({"args": args})
-        # Else its start was not seen, and the finished block has the call.
+        # Otherwise its start was missed, and the finished block will contain the call.
         return None
 
     def extend(self, index: Any, chunk: Any, *, server: bool) -> ToolCallChunk | None:
-        """Take a block that adds to a call or starts it, and return its delta.
+        """Append a block to a call, starting it if needed, and return the delta, if any.
 
         Args:
-            index: The index of the event, `None` where it has none.
-            chunk: The block.
-            server: Whether calls that the provider runs itself count too.
+            index: The index of the event; `None` if it has none.
+            chunk: The block; ignored unless it is a tool call chunk.
+            server: Whether to accept calls that the provider executes itself, too.
         """
         if not isinstance(chunk, dict):
             return None
@@ -135,14 +135,14 @@ class ToolCalls:
                 return self._delta(index, args, chunk.get("index"))
         elif server and kind == "server_tool_call_chunk":
             if index is None:
-                index = len(self._of_servers)
-            call = self._of_servers.get(index) or PartialToolCall()
+                index = len(self._server_calls)
+            call = self._server_calls.get(index) or PartialToolCall()
             call.extend(chunk)
-            self._of_servers[index] = call
+            self._server_calls[index] = call
         return None
 
     def replace(self, index: Any, snapshot: Any) -> ToolCallChunk | None:
-        """Take a block that replaces what it names of a call, and return the delta that it makes."""
+        """Replace the fields of a call that a block contains, and return the delta, if any."""
         if not isinstance(snapshot, dict):
             return None
         kind = snapshot.get("type", "")
@@ -150,25 +150,25 @@ class ToolCalls:
             if index is None:
                 index = snapshot.get("index", len(self._partial))
             call = self._partial.setdefault(index, PartialToolCall())
-            held = call.args
+            previous = call.args
             call.replace(snapshot)
             args = snapshot.get("args")
             if isinstance(args, str):
-                known = "" if held is None else held.value or ""
+                known = "" if previous is None else previous.value or ""
                 if not args.startswith(known):
-                    if self._quiet is None:
-                        self._quiet = set()
-                    self._quiet.add(index)
+                    if self._contradicted is None:
+                        self._contradicted = set()
+                    self._contradicted.add(index)
                 elif len(args) > len(known):
                     return self._delta(index, args[len(known) :])
         elif kind == "server_tool_call_chunk":
             if index is None:
-                index = len(self._of_servers)
-            self._of_servers.setdefault(index, PartialToolCall()).replace(snapshot)
+                index = len(self._server_calls)
+            self._server_calls.setdefault(index, PartialToolCall()).replace(snapshot)
         return None
 
     def _delta(self, index: Any, args: Any, provider_index: Any = None) -> ToolCallChunk | None:
-        if self._quiet is not None and index in self._quiet:
+        if self._contradicted is not None and index in self._contradicted:
             return None
         fields = self._partial[index].fields
         chunk: ToolCallChunk = {
@@ -183,8 +183,8 @@ class ToolCalls:
         return chunk
 
     def finish(self, block: Block, index: Any) -> Block:
-        """Take the block of a whole call, or of an invalid one, and return it as it is kept."""
-        # An index here would let chunks that are merged later spoil the parsed arguments.
+        """Finish a call with a `tool_call` or `invalid_tool_call` block; return the block to keep."""
+        # With an index, merging message chunks later would corrupt the parsed arguments.
         block = {key: value for key, value in block.items() if key != "index"}
         if block["type"] == "tool_call":
             block = {"id": "", "name": "", "args": {}} | block
@@ -194,18 +194,18 @@ class ToolCalls:
         if index is not None:
             self._partial.pop(index, None)
             if block["type"] == "invalid_tool_call":
-                self._of_servers.pop(index, None)
+                self._server_calls.pop(index, None)
         return block
 
-    def finish_of_server(self, index: Any) -> None:
-        """Note that a call that the provider runs itself has come whole."""
-        self._of_servers.pop(index, None)
+    def finish_server_call(self, index: Any) -> None:
+        """Finish a call that the provider executes itself."""
+        self._server_calls.pop(index, None)
 
     def finish_all(self) -> Iterator[tuple[Any, Block]]:
-        """Finish the calls that no event has finished, and yield the index and the block of each."""
-        for calls, kind in ((self._partial, "tool_call"), (self._of_servers, "server_tool_call")):
+        """Finish the remaining calls, and yield the index and block of each."""
+        for calls, kind in ((self._partial, "tool_call"), (self._server_calls, "server_tool_call")):
             for index in sorted(calls):
-                block = calls[index].finalized(kind)
+                block = calls[index].parse(kind)
                 if block["type"] == "invalid_tool_call":
                     self.invalid.append(block)
                 elif kind == "tool_call":
@@ -213,7 +213,7 @@ class ToolCalls:
                 yield index, block
             calls.clear()
 
-    def unfinished(self) -> dict[Any, Block]:
-        """Return the calls that are still coming, as invalid tool calls by their indexes."""
-        partial = [*self._partial.items(), *self._of_servers.items()]
-        return {index: call.unfinished() for index, call in partial}
+    def unfinished_blocks(self) -> dict[Any, Block]:
+        """Return the partial calls, as invalid tool calls by their indexes."""
+        partial = [*self._partial.items(), *self._server_calls.items()]
+        return {index: call.unfinished_block() for index, call in partial}
