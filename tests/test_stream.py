@@ -152,7 +152,7 @@ async def test_interleaved_while_it_comes() -> None:
 
 @pytest.mark.parametrize("channels", (("texts",), ("text", "text"), ("output",)))
 async def test_interleave_refuses_what_it_does_not_know(channels: Any) -> None:
-    with pytest.raises(ValueError, match="channels must be different ones of"):
+    with pytest.raises(ValueError, match="channels must be distinct and among"):
         AsyncChatModelStream().interleave(*channels)
 
 

@@ -1,4 +1,4 @@
-"""The errors that this package adds to anyio's."""
+"""Exceptions that this package adds to those of anyio."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import anyio
 
 
 class StreamCancelledError(anyio.ClosedResourceError):
-    """The run behind a stream, a projection or a handler was cancelled or closed.
+    """The run of a stream, a projection or a handler was cancelled or closed.
 
-    Raised to consumers in place of the backend's own cancellation exception, which belongs to the
-    task that was cancelled and must never surface in another one. Callback handlers are given it as
-    the error of a cancelled run.
+    Raised to consumers in place of the backend's cancellation exception, which belongs to the
+    cancelled task and must not be raised in another one. Callback handlers receive it as the error of a
+    cancelled run.
     """
 
     def __init__(self, message: str = "the stream was closed before it was finished") -> None:
@@ -21,13 +21,13 @@ class StreamStalledError(TimeoutError):
     """The model sent nothing for longer than `chunk_timeout`.
 
     Attributes:
-        chunk_timeout: The limit that was passed, in seconds.
+        chunk_timeout: The limit that was exceeded, in seconds.
     """
 
     def __init__(self, chunk_timeout: float) -> None:
         super().__init__(
             f"the model sent no chunk for {chunk_timeout:g} s; "
-            "raise chunk_timeout if it may think for longer"
+            "increase chunk_timeout if it needs longer"
         )
         self.chunk_timeout = chunk_timeout
 

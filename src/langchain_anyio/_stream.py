@@ -1,10 +1,10 @@
-"""`AsyncChatModelStream`: an accumulator, and the projections that show what it finds."""
+"""`AsyncChatModelStream`: one message's events, and projections of its parts."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import TracebackType
-from typing import Any, cast, final
+from typing import Any, TypeVar, cast, final
 
 from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, UsageInfo
@@ -21,52 +21,52 @@ from ._primitives.projection import (
 from ._protocol.accumulator import Delta
 from ._stream_state import Channel, EventsState, Run, StreamState
 
+P = TypeVar("P", bound=AsyncProjection[Any, Any])
+
 
 class AsyncChatModelStream:
-    """One answer of a chat model, while it comes and afterwards.
+    """One message of a chat model, while it arrives and afterwards.
 
     | attribute | iterate for | await for |
     |---|---|---|
     | `.text`, `.reasoning` | `str` deltas | the whole text |
     | `.tool_calls` | `ToolCallChunk` deltas | `list[ToolCall]` |
-    | `.events`, the stream itself | raw protocol events | the list of them; the stream gives the `AIMessage` |
+    | `.events` | raw protocol events | `list[MessagesData]` |
     | `.output` | | the `AIMessage` |
-    | `.usage` | | `UsageInfo`, or `None` where the provider sends none |
+    | `.usage` | | `UsageInfo`; `None` if the provider sends none |
+    | the stream itself | raw protocol events | the `AIMessage` |
 
-    Any number of consumers, in any tasks of one event loop, may come and go at any time; each sees
-    everything from the first event (see `AsyncProjection`). One that is cancelled takes nothing from the
-    others. A handler of the run, or the model, may read what is there; where it would wait for more, which cannot come
-    before it has returned, it gets a `RuntimeError`. A task that it has started may wait. `interleave()` gives several projections as one, in the order of arrival.
+    Any number of consumers, in any tasks of one event loop, can come and go at any time. Each sees
+    everything from the first event, and a cancelled one takes nothing from the others (see
+    `AsyncProjection`). `interleave()` merges several projections in order of arrival.
+
+    A callback handler of the run, or the model, can read what has arrived. It gets a `RuntimeError` where
+    it would wait for more, which cannot arrive before it returns; a task that it has started can wait.
 
     The message's content is always a list of v1 content blocks, whatever the model's `output_version`.
 
-    Used with `async with`, leaving the block stops whoever feeds the stream and waits until that is
-    done. A stream is also made and fed by hand: `dispatch()` each event, or `fail()`. It ends with its
-    first terminal event (`message-finish`, `error`, or `fail()`); later ones are recorded and change nothing.
+    Leaving an `async with` block closes the stream, see `aclose()`. A stream can also be created and fed
+    by hand: `dispatch()` each event, or `fail()`. The first `message-finish`, `error` or `fail()` ends
+    it; later events are recorded without effect.
 
     Ports `langchain_core.language_models.chat_model_stream.AsyncChatModelStream`.
 
     Args:
-        namespace: Path of the graph's namespace, for a message that a graph made.
+        namespace: Path of the graph's namespace, for a message produced by a graph.
         node: Name of the graph's node, likewise.
-        message_id: The message's id unless its events name another.
+        message_id: The id of the message, unless its events have one.
     """
 
     __slots__ = (
         "__weakref__",
         "_awaiting",
         "_entered",
-        "_events",
         "_namespace",
         "_node",
-        "_output",
         "_owner",
-        "_reasoning",
+        "_projections",
         "_run",
         "_state",
-        "_text",
-        "_tool_calls",
-        "_usage",
     )
 
     def __init__(
@@ -76,50 +76,36 @@ class AsyncChatModelStream:
         node: str | None = None,
         message_id: str | None = None,
     ) -> None:
-        self._set_up(StreamState(message_id), namespace=namespace, node=node)
+        self._set_up(StreamState(message_id), run=None, owner=None)
+        self._namespace = namespace or []
+        self._node = node
 
-    def _set_up(
-        self,
-        state: StreamState,
-        *,
-        namespace: list[str] | None = None,
-        node: str | None = None,
-        run: Run | None = None,
-        owner: object = None,
-    ) -> None:
+    @classmethod
+    def _of_run(cls, state: StreamState, run: Run, owner: object) -> Self:
+        """Create the stream of `state`, which `run` feeds while `owner` is alive."""
+        self = cls.__new__(cls)
+        self._set_up(state, run=run, owner=owner)
+        return self
+
+    def _set_up(self, state: StreamState, *, run: Run | None, owner: object) -> None:
         self._state = state
         self._run = run
         self._owner = owner
         self._entered = False
         self._awaiting = 0
-        self._namespace = namespace or []
-        self._node = node
-        # Made when they are first asked for.
-        self._text: AsyncTextProjection | None = None
-        self._reasoning: AsyncTextProjection | None = None
-        self._tool_calls: AsyncProjection[ToolCallChunk, list[ToolCall]] | None = None
-        self._output: AsyncProjection[Never, AIMessage] | None = None
-        self._usage: AsyncProjection[Never, UsageInfo | None] | None = None
-        self._events: _Events | None = None
-
-    @classmethod
-    def _of_run(cls, state: StreamState, run: Run, owner: object) -> Self:
-        """Make the stream that shows `state`, which `run` feeds for as long as `owner` lives."""
-        self = cls.__new__(cls)
-        self._set_up(state, run=run, owner=owner)
-        return self
+        self._namespace = []
+        self._node = None
+        self._projections: dict[str, AsyncProjection[Any, Any]] = {}
 
     def __repr__(self) -> str:
         accumulator = self._state.accumulator
         if not accumulator.done:
-            standing = "unfinished"
+            status = "unfinished"
         elif accumulator.error is None:
-            standing = "finished"
+            status = "finished"
         else:
-            standing = f"failed with {type(accumulator.error).__name__}"
-        return f"<AsyncChatModelStream {standing}, {self._state.flow.produced} events>"
-
-    # What it is
+            status = f"failed with {type(accumulator.error).__name__}"
+        return f"<AsyncChatModelStream {status}, {self._state.flow.produced} events>"
 
     @property
     def namespace(self) -> list[str]:
@@ -133,120 +119,111 @@ class AsyncChatModelStream:
 
     @property
     def message_id(self) -> str | None:
-        """The message's id, as soon as it is known."""
+        """The message's id; `None` while it is unknown."""
         return self._state.accumulator.message_id
-
-    # Where it stands
 
     @property
     def done(self) -> bool:
-        """Whether the message is whole or has failed."""
+        """Whether the message is complete or has failed."""
         return self._state.accumulator.done
 
     @property
     def error(self) -> BaseException | None:
-        """What consumers are raised instead of the message, if anything."""
+        """The exception that consumers are raised instead of the message, if any."""
         return self._state.accumulator.error
 
     @property
     def has_events(self) -> bool:
-        """Whether any event has come."""
+        """Whether any event has arrived."""
         return self._state.flow.produced > 0
 
     @property
     def output_message(self) -> AIMessage | None:
-        """The message, once it is whole; neither waits nor raises."""
+        """The message, or `None` unless it is complete; neither waits nor raises."""
         return self._state.accumulator.message
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the model stopped, in the provider's words; `None` before the end or where it does not say."""
+        """The provider's reason why the model stopped; `None` before the end or if not given."""
         return self._state.accumulator.finish_reason
 
     def snapshot(self) -> AIMessage:
-        """Return the message as far as it has come, at any time, also after a failure.
+        """Return a copy of the message so far, at any time, also after a failure.
 
-        Returns:
-            A message of its own. While it is not whole, `response_metadata["partial"]` is `True` and a tool
-            call whose arguments were still coming is among `invalid_tool_calls`.
+        While it is incomplete, `response_metadata["partial"]` is `True` and tool calls with incomplete
+        arguments are in `invalid_tool_calls`.
         """
         return self._state.accumulator.snapshot()
 
-    # Listening
+    def _projection(self, name: str, cls: type[P]) -> P:
+        # Created on first use, since most streams are read through one or two of them.
+        projection = self._projections.get(name)
+        if projection is None:
+            projection = cls._view(getattr(self._state, name), self._owner)
+            self._projections[name] = projection
+        return cast("P", projection)
 
     @property
     def text(self) -> AsyncTextProjection:
         """The answer's text."""
-        if self._text is None:
-            self._text = AsyncTextProjection._view(self._state.text, self._owner)
-        return self._text
+        return self._projection("text", AsyncTextProjection)
 
     @property
     def reasoning(self) -> AsyncTextProjection:
         """The model's reasoning, as far as the provider shows it."""
-        if self._reasoning is None:
-            self._reasoning = AsyncTextProjection._view(self._state.reasoning, self._owner)
-        return self._reasoning
+        return self._projection("reasoning", AsyncTextProjection)
 
     @property
     def tool_calls(self) -> AsyncProjection[ToolCallChunk, list[ToolCall]]:
-        """The tool calls: pieces of their arguments as they come, then the calls with arguments parsed."""
-        if self._tool_calls is None:
-            self._tool_calls = AsyncProjection._view(self._state.tool_calls, self._owner)
-        return self._tool_calls
+        """The tool calls: pieces of their arguments, then the calls with parsed arguments."""
+        return self._projection("tool_calls", AsyncProjection)
 
     @property
     def output(self) -> AsyncProjection[Never, AIMessage]:
-        """The message, as soon as it is whole; `await stream` also waits for the end's callbacks."""
-        if self._output is None:
-            self._output = AsyncProjection._view(self._state.output, self._owner)
-        return self._output
+        """The message, once complete; `await stream` also waits for the end's callbacks."""
+        return self._projection("output", AsyncProjection)
 
     @property
     def usage(self) -> AsyncProjection[Never, UsageInfo | None]:
-        """The tokens used, in and out."""
-        if self._usage is None:
-            self._usage = AsyncProjection._view(self._state.usage, self._owner)
-        return self._usage
+        """The number of input and output tokens."""
+        return self._projection("usage", AsyncProjection)
 
     @property
     def events(self) -> AsyncProjection[MessagesData, list[MessagesData]]:
         """The raw protocol events."""
-        if self._events is None:
-            self._events = _Events._view(self._state.events, self._owner)
-        return self._events
+        return self._projection("events", _EventsProjection)
 
     def __aiter__(self) -> Cursor[MessagesData]:
-        """Iterate over the raw protocol events from the first, then end or raise the error."""
+        """Iterate over `events`."""
         return self.events.__aiter__()
 
     def interleave(self, *channels: Channel) -> InterleavedCursor:
-        """Iterate over several projections at once, in the order in which their deltas came.
+        """Iterate over several projections at once, in the order in which their deltas arrived.
 
         Args:
-            channels: Some of `"text"`, `"reasoning"` and `"tool_calls"`; all three if none is named.
+            channels: Any of `"text"`, `"reasoning"` and `"tool_calls"`; all of them by default.
 
         Returns:
-            An async iterator of `(channel, delta)`, which misses nothing and is cancelled like any other.
+            An async iterator of `(channel, delta)`, with the guarantees of a projection's iterator.
 
         Raises:
-            ValueError: Another name, or the same one twice.
+            ValueError: A channel is unknown or given twice.
         """
         known: tuple[Channel, ...] = ("text", "reasoning", "tool_calls")
         if not set(channels) <= set(known) or len(set(channels)) < len(channels):
-            raise ValueError(f"channels must be different ones of {known}, not {channels}")
+            raise ValueError(f"channels must be distinct and among {known}, not {channels}")
         return InterleavedCursor(self._state, channels or known, self._owner or self)
 
     def __await__(self) -> Generator[Any, Any, AIMessage]:
-        """Wait for the message and for the callbacks of the run's end.
+        """Wait for the message and for the callbacks at the run's end.
 
-        Cancellation: where nobody else uses the stream and no block is entered, as in
-        `await open_stream(...)`, the run is stopped and cleaned up before the cancellation goes on.
+        Cancellation: if nobody else uses the stream and no `async with` block was entered, as in
+        `await open_stream(...)`, the run is stopped and cleaned up before the cancellation is raised.
 
         Raises:
-            BaseException: The model's error; or, the message being whole, that of a callback handler that
-                says `raise_error`.
-            RuntimeError: A handler of the run waits before it has returned, or a task of another event loop.
+            BaseException: The model's error; or, after a complete message, the error of a callback
+                handler with `raise_error`.
+            RuntimeError: Called by a handler of the run, or on another event loop.
         """
         return self._wait().__await__()
 
@@ -270,68 +247,59 @@ class AsyncChatModelStream:
             self._awaiting -= 1
         return message
 
-    # Feeding
-
     def set_message_id(self, message_id: str) -> None:
-        """Set the id that the message has unless its events name another."""
+        """Set the message's id; a `message-start` event with an id replaces it."""
         self._state.accumulator.message_id = message_id
 
     def dispatch(self, event: Mapping[str, Any]) -> None:
-        """Record a protocol event and show what it adds. To be called on the consumers' event loop.
+        """Record a protocol event and update the projections; call it on the consumers' event loop.
 
         Args:
-            event: The event. Those of unknown types are recorded and have no other effect.
+            event: The event. Events of unknown types are recorded without effect.
 
         Raises:
-            Exception: The event is malformed. It stays recorded; more may follow.
+            Exception: The event is malformed. It is recorded, and more may follow.
         """
         self._state.dispatch(event)
 
     def fail(self, error: BaseException) -> None:
-        """End by an error, which every consumer is raised; without effect after the end.
+        """End with an error, which every consumer is raised; no effect after the end.
 
         Args:
-            error: What they see; a `StreamCancelledError` in place of a backend's cancellation exception.
+            error: The exception. Some are replaced, see `AsyncProjection.fail()`.
         """
         self._state.fail(error)
 
     def set_start(self, cb: Callable[[], Awaitable[None]] | None) -> None:
-        """Install what is awaited before each step of a consumer: it starts the producer, once.
-
-        Args:
-            cb: An async function without arguments that may be called any number of times, or `None` for
-                none.
-        """
+        """Set the callback that starts the producer, see `AsyncProjection.set_start()`."""
         for state in self._state.states():
             state.start = cb
 
     def set_arequest_more(self, cb: Callable[[], Awaitable[bool]] | None) -> None:
-        """Install what consumers that have read everything await to get more, instead of waiting.
+        """Set the callback that asks for more, see `AsyncProjection.set_arequest_more()`.
 
-        One pump may serve many streams, as LangGraph's does. Several consumers may call it at once.
-
-        Args:
-            cb: An async function without arguments that has the source take one step and returns whether
-                it did; `False` means that nothing more will come. `None` for none.
+        One callback can serve many streams, as LangGraph's does.
         """
         for state in self._state.states():
             state.request_more = cb
 
-    # Closing
-
     async def aclose(self) -> None:
-        """Stop the run and wait until it has cleaned up and reported its end to the callbacks.
+        """Stop the run, and wait until it has cleaned up and its callbacks know of the end.
 
-        Idempotent. It may be called from any task of the event loop, also in a cancelled scope, and takes 5
-        seconds at most. Consumers that wait get `StreamCancelledError`. A run that has its message is left to
-        finish its callbacks. A stream that never started is closed, and nothing runs. Called by a handler of
-        the run, or by the model, it begins to stop and returns at once, since the end waits for the caller. On a
-        stream fed by hand it is `fail(StreamCancelledError())`.
+        Idempotent. Can be called from any task of the event loop, also in a cancelled scope, and takes at
+        most 5 seconds. Waiting consumers are raised `StreamCancelledError`.
 
-        Cancellation: held back until the run has ended, and then goes on.
+        | called | effect |
+        |---|---|
+        | after the message is complete | waits for the callbacks, without stopping them |
+        | before the stream has started | nothing will run |
+        | by a handler of the run, or the model | starts to stop the run, returns at once |
+        | on a stream fed by hand | `fail(StreamCancelledError())` |
+
+        Cancellation: deferred until the run has ended.
 
         Raises:
-            RuntimeError: The caller is on another event loop than the run, which has not ended.
+            RuntimeError: The run has not ended, and runs on another event loop.
         """
         if self._run is not None:
             await self._run.aclose()
@@ -339,7 +307,7 @@ class AsyncChatModelStream:
             self._state.fail(StreamCancelledError())
 
     async def __aenter__(self) -> Self:
-        """Return the stream; nothing starts before its first use."""
+        """Return the stream, which starts at its first use."""
         self._entered = True
         return self
 
@@ -349,17 +317,17 @@ class AsyncChatModelStream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the stream, see `aclose()`; the model's error is not raised here."""
+        """Call `aclose()`, which does not raise the model's error."""
         await self.aclose()
 
 
-class _Events(AsyncProjection[MessagesData, "list[MessagesData]"]):
+class _EventsProjection(AsyncProjection[MessagesData, "list[MessagesData]"]):
     __slots__ = ()
 
     async def _wait(self) -> list[MessagesData]:
         if not self._state.keeps_all:
             raise RuntimeError(
-                "the stream was opened with replay=False, so its events are not kept; "
+                "the stream was opened with replay=False and does not keep its events; "
                 "iterate over them, or open it with replay=True"
             )
         await super()._wait()
@@ -368,7 +336,7 @@ class _Events(AsyncProjection[MessagesData, "list[MessagesData]"]):
 
 @final
 class InterleavedCursor:
-    """One consumer's place in several projections of a stream, see `AsyncChatModelStream.interleave()`."""
+    """One consumer's positions in several projections, see `AsyncChatModelStream.interleave()`."""
 
     __slots__ = ("__weakref__", "_channels", "_owner", "_positions", "_state", "_steps")
 
@@ -379,7 +347,7 @@ class InterleavedCursor:
         self._positions = {name: channel.dropped for name, channel in self._channels.items()}
         self._steps = Steps()
         for channel in self._channels.values():
-            # Not a Cursor, but all that is asked of one is its place.
+            # Not a `Cursor`, but only its `position_in()` is used.
             channel.add_cursor(cast("Cursor[Any]", self))
 
     def __aiter__(self) -> InterleavedCursor:
@@ -389,9 +357,10 @@ class InterleavedCursor:
         events = self._state.events
         if events.start is not None:
             await events.start()
-        ready = self._first() is not None or events.done or events.request_more is not None
+        first = self._earliest_channel()
+        ready = first is not None or events.done or events.request_more is not None
         await self._steps.take(ready=ready)
-        first = self._first()
+        first = self._earliest_channel()
         while first is None:
             if events.error is not None:
                 events.raise_error()
@@ -400,16 +369,16 @@ class InterleavedCursor:
             if events.request_more is None:
                 await events.wait_for_more(self._steps)
             elif await events.request_more():
-                if self._first() is None:
-                    await self._steps.take()  # what is asked for more may never wait
-            elif self._first() is None and not events.done:
+                if self._earliest_channel() is None:
+                    await self._steps.take()  # `request_more()` may never be a checkpoint
+            elif self._earliest_channel() is None and not events.done:
                 raise StopAsyncIteration
-            first = self._first()
+            first = self._earliest_channel()
         self._positions[first] += 1
         return cast("Delta", (first, self._channels[first].take(self._positions[first] - 1)))
 
-    def _first(self) -> Channel | None:
-        """Name the projection that holds the earliest delta not taken yet."""
+    def _earliest_channel(self) -> Channel | None:
+        """Return the channel of the earliest delta not taken yet, if there is one."""
         first, earliest = None, 0
         for name, channel in self._channels.items():
             position = self._positions[name]
@@ -421,6 +390,7 @@ class InterleavedCursor:
         return first
 
     def position_in(self, state: ProjectionState[Any, Any]) -> int:
+        """Return the position in one of the projections, given by its state."""
         return next(
             self._positions[name] for name, channel in self._channels.items() if channel is state
         )

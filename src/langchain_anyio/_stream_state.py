@@ -1,4 +1,4 @@
-"""What has come of one message so far, and the interface of whoever feeds it."""
+"""The state of one message's stream, and the interface of the run that feeds it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ Channel = Literal["text", "reasoning", "tool_calls"]
 
 @final
 class EventsState(ProjectionState[Any, "list[MessagesData]"]):
-    """The raw events. Those of plain text, by far the most, are kept as their text and made again when they are read.
+    """The raw events of a message.
 
-    Invariant: a string in `deltas` stands for a delta of that text at the index `text_index`.
+    Text deltas, by far the most frequent events, are kept as strings and rebuilt when they are read.
+
+    Invariant: a string in `deltas` stands for a text delta of that text at index `text_index`.
     """
 
     __slots__ = ("text_index",)
@@ -35,7 +37,7 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
         self.text_index: int | None = None
 
     def record(self, event: Any) -> None:
-        """Append the next event and wake the cursors; `push()` of what the flow counts."""
+        """Append the next event and wake the cursors: a `push()` that the flow counts."""
         self.flow.produced += 1
         if self.more.waiting:
             self._wake()
@@ -43,8 +45,11 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
         if self._cursors is not None:
             self._drop_passed()
 
-    def other_text(self, index: int, text: str) -> MessagesData | str:
-        """Return what to append for a piece of text that is not of `text_index`, or the first of all."""
+    def pack_other_text(self, index: int, text: str) -> MessagesData | str:
+        """Return what to `record()` for a text delta at an index that is not `text_index`.
+
+        The first text delta sets `text_index`.
+        """
         if self.text_index is None:
             self.text_index = index
             return text
@@ -57,13 +62,13 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
             self.flow.pass_by(position + 1)
         if self._cursors is not None:
             self._drop_passed()
-        return self._made(event)
+        return self._unpack(event)
 
     def all(self) -> list[MessagesData]:
-        """Return the events, from the oldest one kept."""
-        return [self._made(event) for event in self.deltas]
+        """Return the events that are kept, oldest first."""
+        return [self._unpack(event) for event in self.deltas]
 
-    def _made(self, event: Any) -> MessagesData:
+    def _unpack(self, event: Any) -> MessagesData:
         if type(event) is str:
             assert self.text_index is not None
             return _text_event(self.text_index, event)
@@ -80,10 +85,11 @@ def _text_event(index: int, text: str) -> MessagesData:
 
 @final
 class StreamState:
-    """What has come of one message. It is fed by a producer that need not hold the stream itself.
+    """The accumulator, events and projections of one message.
 
-    Only projections that somebody has asked for, or that have a delta, are there; the others are made when that comes, and
-    stand then as if they had been there from the start. Most streams are read for their text and their message alone.
+    A producer feeds this state and need not refer to the stream itself. Most streams are read only for
+    their text and message, so the other projections are created when they are first read or get their
+    first delta, in the state they would have if they had existed from the start.
     """
 
     __slots__ = (
@@ -113,29 +119,29 @@ class StreamState:
     @property
     def reasoning(self) -> ProjectionState[str, str]:
         if self._reasoning is None:
-            self._reasoning = self._late(self.accumulator.reasoning)
+            self._reasoning = self._make_projection(self.accumulator.reasoning)
         return self._reasoning
 
     @property
     def tool_calls(self) -> ProjectionState[ToolCallChunk, list[ToolCall]]:
         if self._tool_calls is None:
-            self._tool_calls = self._late(self.accumulator.tool_calls)
+            self._tool_calls = self._make_projection(self.accumulator.tool_calls)
         return self._tool_calls
 
     @property
     def output(self) -> ProjectionState[Never, AIMessage]:
         if self._output is None:
-            self._output = self._late(self.accumulator.message)
+            self._output = self._make_projection(self.accumulator.message)
         return self._output
 
     @property
     def usage(self) -> ProjectionState[Never, UsageInfo | None]:
         if self._usage is None:
-            self._usage = self._late(self.accumulator.usage)
+            self._usage = self._make_projection(self.accumulator.usage)
         return self._usage
 
-    def _late(self, final: Any) -> ProjectionState[Any, Any]:
-        """Make a projection that stands as the others do; `final` is its value, if the message is whole."""
+    def _make_projection(self, final: Any) -> ProjectionState[Any, Any]:
+        """Create a projection in the state of the others, with `final` if the message is complete."""
         state = ProjectionState[Any, Any](self.flow, replay=self._replay)
         state.start, state.request_more = self.events.start, self.events.request_more
         if self.events.error is not None:
@@ -145,9 +151,9 @@ class StreamState:
         return state
 
     def states(self) -> list[ProjectionState[Any, Any]]:
-        """Return the projections that are there."""
-        late = (self._reasoning, self._tool_calls, self._output, self._usage)
-        return [self.events, self.text, *(state for state in late if state is not None)]
+        """Return the projections that have been created."""
+        optional = (self._reasoning, self._tool_calls, self._output, self._usage)
+        return [self.events, self.text, *(state for state in optional if state is not None)]
 
     @property
     def done(self) -> bool:
@@ -157,31 +163,32 @@ class StreamState:
         return cast("ProjectionState[Any, Any]", getattr(self, name))
 
     def dispatch(self, event: Mapping[str, Any]) -> None:
-        """Record an event and show what it adds."""
+        """Record an event and update the projections."""
         self.events.record(event)
         accumulator = self.accumulator
         try:
             delta = accumulator.feed(event)
         except BaseException as exc:
-            if accumulator.done:  # a message-finish that made no message is an end all the same
+            if accumulator.done:  # a `message-finish` that failed to make a message
                 self.fail(exc)
             raise
         if delta is not None:
             name, piece = delta
-            (self.text if name == "text" else self.channel(name)).push(piece)  # type: ignore[arg-type]
+            state = self.text if name == "text" else self.channel(name)
+            state.push(piece)  # type: ignore[arg-type]
         if accumulator.done and not self.done:
             self._end()
 
     def dispatch_text(self, index: int, text: str) -> None:
-        """Do what `dispatch()` does with the event of a piece of text, which need not be there."""
+        """Do what `dispatch()` does for a text delta, without an event dict."""
         events = self.events
-        events.record(text if index == events.text_index else events.other_text(index, text))
+        events.record(text if index == events.text_index else events.pack_other_text(index, text))
         if not events.done:
             self.accumulator.grow_text(text, index)
             self.text.push(text)
 
     def fail(self, error: BaseException) -> None:
-        """End the message by an error, unless it has ended."""
+        """End the message with an error; no effect after the end."""
         if not self.done:
             self.accumulator.fail(shareable_error(error))
             self._end()
@@ -194,7 +201,7 @@ class StreamState:
             (self._tool_calls, accumulator.tool_calls),
             (self._output, accumulator.message),
             (self._usage, accumulator.usage),
-            (self.events, []),  # whoever asks for the list gets one made for it
+            (self.events, []),  # awaiting the events builds the list
         )
         for state, value in finals:
             if state is None:
@@ -206,16 +213,16 @@ class StreamState:
 
 
 class Run(ABC):
-    """What a stream asks of whoever feeds it."""
+    """The interface through which a stream controls the run that feeds it."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Stop, clean up and report the end; return when that is done, within bounded time."""
+        """Stop, clean up and report the end to the callbacks, within bounded time."""
 
     @abstractmethod
     def check_waiter(self) -> None:
-        """Refuse a caller that the end waits for, with a `RuntimeError`."""
+        """Raise `RuntimeError` if the run's end waits for the caller."""
 
     @abstractmethod
     async def finished(self) -> None:
-        """Wait until the end has been reported; raise what went wrong after the message was whole."""
+        """Wait for the callbacks at the end; raise any error after the message was complete."""

@@ -74,8 +74,6 @@ class ProjectionState(Generic[D, F]):
         self._cursors: list[weakref.ref[Cursor[Any]]] | None = None if replay else []
         self._until_drop = _MIN_STEPS_BETWEEN_DROPS
 
-    # Producing
-
     def push(self, delta: D) -> None:
         """Append a delta of the newest event of the flow, and wake the cursors."""
         if self.more.waiting:
@@ -116,8 +114,6 @@ class ProjectionState(Generic[D, F]):
         if waited and self.flow is not None:
             # Woken cursors now stand just before the newest event.
             self.flow.pass_by(self.flow.produced - 1)
-
-    # Consuming
 
     def holds(self, position: int) -> bool:
         """Return whether delta number `position` has arrived."""
@@ -195,8 +191,6 @@ class ProjectionState(Generic[D, F]):
         if self.error is not None:
             self.raise_error()
         return cast("F", self.final)
-
-    # Dropping
 
     def add_cursor(self, cursor: Cursor[Any]) -> None:
         """Register a cursor; deltas that it has not passed are kept while it is alive."""
