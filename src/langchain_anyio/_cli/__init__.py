@@ -1,1 +1,4 @@
-"""The command line: `command` parses and runs it, `terminal` writes, `demo` is the model without a key."""
+"""The command line.
+
+`command` parses and runs it, `terminal` writes to a terminal, `demo` is a model that needs no key.
+"""

@@ -1,4 +1,4 @@
-"""The command line `python -m langchain_anyio`: one prompt, and its answer as it comes."""
+"""The command line `python -m langchain_anyio`: stream the answer to one prompt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from langchain_anyio._stream import AsyncChatModelStream
     from langchain_anyio._stream_state import Channel
 
-# As shells count them: 128 and the signal's number, those of SIGINT and SIGPIPE.
+# Exit statuses as in shells: 128 plus the number of SIGINT or SIGPIPE.
 _INTERRUPTED: Final = 130
 _OUTPUT_CLOSED: Final = 141
 
@@ -50,16 +50,16 @@ exit status:
   130  stopped by Ctrl-C
   141  nobody reads the output any more"""
 
-# Shown as Python writes them, so that an answer can't give the terminal orders.
+# Control characters are escaped as in Python, so that an answer cannot control the terminal.
 _CONTROLS: Final = {
     code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
 }
 _SECRET_NAME: Final = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_LONGEST_LINE: Final = 1000
+_MAX_ERROR_LENGTH: Final = 1000
 
 
 class _CommandError(Exception):
-    """The command ends, with this line and this status."""
+    """Ends the command with an error line and an exit status."""
 
     def __init__(self, line: str, status: int = 1) -> None:
         super().__init__(line)
@@ -67,25 +67,25 @@ class _CommandError(Exception):
 
 
 class _OutputError(Exception):
-    """Standard output failed, and not the model; the cause says how."""
+    """Writing to standard output failed; `__cause__` is the `OSError`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     Args:
-        arguments: Those of the process by default.
+        arguments: The arguments; by default those of the process.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # Without a handler, what packages log as a warning would stand in the answer.
+    # Without any handler, Python would write the warnings that packages log to the terminal.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         _run(arguments)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except _OutputError as exc:
-        # What is still in the buffer would fail again at exit.
+        # Flushing the rest of the buffer would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(exc.__cause__, BrokenPipeError):
             return _OUTPUT_CLOSED
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> None:
-    options = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
     if sys.stdout is None:
         raise _CommandError("standard output is closed")
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -112,11 +112,11 @@ def _run(arguments: list[str] | None) -> None:
                 f"--backend {options.backend}: {options.backend} is not installed; "
                 f"pip install {options.backend}"
             ) from None
-    model = _model(options.model)
-    prompt = _prompt(options.prompt)
+    model = _make_model(options.model)
+    prompt = _get_prompt(options.prompt)
     backend, backend_options = _BACKENDS[options.backend]
     finished = anyio.run(
-        _until_interrupted,
+        _run_until_interrupted,
         partial(_answer, model, prompt, _show_events if options.events else _show),
         backend=backend,
         backend_options=backend_options,
@@ -130,7 +130,7 @@ class _Parser(argparse.ArgumentParser):
         raise _CommandError(f"{message} (--help shows the usage)", 2)
 
 
-def _parser() -> _Parser:
+def _make_parser() -> _Parser:
     parser = _Parser(
         prog="python -m langchain_anyio",
         description="Stream a chat model's answer to a prompt.",
@@ -165,10 +165,7 @@ def _version() -> str:
         return "(not installed)"
 
 
-# What is asked, and who
-
-
-def _prompt(words: list[str]) -> str:
+def _get_prompt(words: list[str]) -> str:
     try:
         prompt = " ".join(words) if words else _read_prompt()
         prompt.encode()
@@ -192,7 +189,7 @@ def _read_prompt() -> str:
     return prompt
 
 
-def _model(name: str | None) -> BaseChatModel:
+def _make_model(name: str | None) -> BaseChatModel:
     if name is None:
         from .demo import DemoChatModel
 
@@ -206,21 +203,22 @@ def _model(name: str | None) -> BaseChatModel:
         try:
             from langchain.chat_models import init_chat_model
         except ModuleNotFoundError:
-            return _model_of_package(provider, model)
+            return _make_model_of_package(provider, model)
         return init_chat_model(model, model_provider=provider)
     except _CommandError:
         raise
     except ImportError as exc:
         raise _CommandError(f"--model {name}: {exc}") from exc
     except Exception as exc:
-        # A provider that is not known; what providers raise themselves is of a class derived from it.
+        # `init_chat_model` raises a plain ValueError for an unknown provider; those of the providers
+        # are of subclasses.
         if type(exc) is ValueError:
             raise _CommandError(f"--model {name}: {exc}", 2) from exc
         raise _CommandError(f"--model {name}: {_describe(exc)}") from exc
 
 
-def _model_of_package(provider: str, model: str) -> BaseChatModel:
-    """Do without langchain for those providers whose package and class are named as they are."""
+def _make_model_of_package(provider: str, model: str) -> BaseChatModel:
+    """Make a model without langchain, if package and class are named after the provider."""
     provider = provider.replace("-", "_").lower()
     package = f"langchain_{provider}"
     to_install = f"langchain {package.replace('_', '-')}"
@@ -239,13 +237,11 @@ def _model_of_package(provider: str, model: str) -> BaseChatModel:
     )
 
 
-# The answer
+async def _run_until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
+    """Run `work`, cancel it at Ctrl-C, and return whether it was not interrupted.
 
-
-async def _until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
-    """Do `work` and return True, or stop it at Ctrl-C and return False.
-
-    The same on every backend and Python; by default an interrupt may be raised in any task, anywhere.
+    This behaves the same on every backend and version of Python. By default, `KeyboardInterrupt` may be
+    raised at any point of any task.
     """
     failure: Exception | None = None
     interrupted = False
@@ -262,12 +258,12 @@ async def _until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
 
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as scope:
-            # Whoever ignores interrupts for the processes it starts, as nohup does, means it.
+            # Respect a parent process that makes its children ignore interrupts.
             if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
                 await tasks.start(watch, scope)
             try:
                 await work()
-            except Exception as exc:  # noqa: BLE001  # a task group would wrap it
+            except Exception as exc:  # noqa: BLE001  # a task group would wrap it in a group
                 failure = exc
         tasks.cancel_scope.cancel()
     if failure is not None and not interrupted:
@@ -290,18 +286,18 @@ async def _answer(
 
 async def _show_events(stream: AsyncChatModelStream) -> None:
     async for event in stream.events:
-        with _writing():
+        with _output_errors():
             sys.stdout.write(f"{json.dumps(event, default=str)}\n")
             sys.stdout.flush()
 
 
 async def _show(stream: AsyncChatModelStream) -> None:
-    display = _display()
-    clean = _printable if sys.stdout.isatty() else str
+    display = _open_display()
+    clean = _escape_controls if sys.stdout.isatty() else str
     calls = set()
     try:
         async for channel, delta in stream.interleave():
-            with _writing():
+            with _output_errors():
                 if isinstance(delta, str):
                     display.write(channel, clean(delta))
                 else:
@@ -313,17 +309,17 @@ async def _show(stream: AsyncChatModelStream) -> None:
                     )
         message = await stream
         for call in message.tool_calls:
-            # One without arguments comes without a delta.
+            # A call without arguments has no deltas.
             if call["id"] not in calls:
-                with _writing():
+                with _output_errors():
                     display.tool_call(call["id"], clean(call["name"]), json.dumps(call["args"]))
     finally:
-        with _writing():
+        with _output_errors():
             display.end()
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _output_errors() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
@@ -336,7 +332,7 @@ class _Display(Protocol):
     def end(self) -> None: ...
 
 
-def _display() -> _Display:
+def _open_display() -> _Display:
     if sys.stdout.isatty():
         try:
             from .terminal import open_terminal
@@ -346,19 +342,19 @@ def _display() -> _Display:
             terminal = open_terminal()
             if terminal is not None:
                 return terminal
-    return _Plain()
+    return _PlainDisplay()
 
 
 @final
-class _Plain:
-    """The text, and nothing else."""
+class _PlainDisplay:
+    """Writes the answer's text only."""
 
     def __init__(self) -> None:
-        self._last = "\n"
+        self._last_character = "\n"
 
     def write(self, channel: Channel, text: str) -> None:
         if channel == "text" and text:
-            self._last = text[-1]
+            self._last_character = text[-1]
             sys.stdout.write(text)
             sys.stdout.flush()
 
@@ -366,23 +362,20 @@ class _Plain:
         pass
 
     def end(self) -> None:
-        if self._last != "\n":
+        if self._last_character != "\n":
             self.write("text", "\n")
-
-
-# What goes wrong
 
 
 def _report(line: str) -> None:
     if sys.stderr is not None:
-        line = _printable(" ".join(_without_secrets(line).split()))
-        if len(line) > _LONGEST_LINE:
-            line = f"{line[:_LONGEST_LINE]} …"
+        line = _escape_controls(" ".join(_redact_secrets(line).split()))
+        if len(line) > _MAX_ERROR_LENGTH:
+            line = f"{line[:_MAX_ERROR_LENGTH]} …"
         sys.stderr.write(f"langchain_anyio: {line}\n")
 
 
 def _describe(error: BaseException) -> str:
-    """An error with what it comes from and the address, which the providers' connection errors leave out."""
+    """Return an error with its root cause and URL, which providers' connection errors omit."""
     line = f"{type(error).__name__}: {error}"
     cause = error
     while cause.__cause__ is not None:
@@ -393,15 +386,15 @@ def _describe(error: BaseException) -> str:
     return f"{line} ({address}{': ' if address else ''}{type(cause).__name__}: {cause})"
 
 
-def _printable(text: str) -> str:
+def _escape_controls(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_CONTROLS)
 
 
-def _without_secrets(text: str) -> str:
-    """Blot out what the environment keeps secret: servers and HTTP clients repeat keys in their errors."""
+def _redact_secrets(text: str) -> str:
+    """Replace secrets of the environment and of URLs, which errors of servers and clients quote."""
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name):
-            # In parts, as the white space that makes a key invalid is quoted in some way.
+            # In parts, since the whitespace that makes a key invalid may be quoted differently.
             for part in value.split():
                 if len(part) >= 8:
                     text = text.replace(part, "***")

@@ -1,4 +1,4 @@
-"""A chat model without a model: it shows what streams, and needs no network and no key."""
+"""A chat model for demonstration, which needs no network and no key."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from typing_extensions import override
 
 _REASONING: Final = """\
-A demo should show whatever a chat model can stream. Here a model thinks; next comes a call of a tool, argument by \
-argument, and then the answer."""
+A demo should show whatever a chat model can stream. Here a model thinks; next comes a call of a \
+tool, argument by argument, and then the answer."""
 
 _TOOL: Final = "find_rhymes"
 _ARGUMENTS: Final = {"word": "sparkling water", "count": 3}
 
 _ANSWER: Final = """\
-This is the built-in demo model: no network, no key, and no idea what "{prompt}" asks for. It answers everything with a song.
+This is the built-in demo model: no network, no key, and no idea what "{prompt}" asks for. \
+It answers everything with a song.
 
   Pour me a glass of the fizzy and clear,
   a thousand small bubbles are singing in here.
@@ -39,13 +40,13 @@ For an answer to your question, name a model: --model openai:gpt-5-mini"""
 
 
 class DemoChatModel(BaseChatModel):
-    """Streams some reasoning, a tool call and a text that says it is a demo, whatever it is asked.
+    """Streams some reasoning, a tool call and a text, whatever it is asked.
 
-    The text quotes the last message. The tool exists in name only.
+    The text quotes the last message. The tool does not exist.
     """
 
     seconds_per_chunk: float = 0.025
-    """The pace; about a hundred chunks come."""
+    """Seconds before each of about a hundred chunks."""
 
     @property
     @override
@@ -119,5 +120,5 @@ def _call_chunk(call: ToolCallChunk) -> ChatGenerationChunk:
 
 
 def _slices(text: str) -> list[str]:
-    """Cut a text as tokens are, each word with the space before it."""
+    """Split a text into words, each with the whitespace before it, much like tokens."""
     return re.findall(r"\s*\S+", text)

@@ -1,4 +1,4 @@
-"""An answer on a terminal, by rich: reasoning dimmed, tool calls, and text, each as it comes."""
+"""Reasoning, tool calls and text on a terminal as they arrive, by rich."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from langchain_anyio._stream_state import Channel
 
 _STYLES: Final = {"reasoning": "dim italic", "tool_calls": "cyan", "text": ""}
-# Lines may break before these as at spaces: the kana, ideographs and syllables, but none of their punctuation.
+# Lines may break before these characters: kana, ideographs and syllables, without their punctuation.
 _IDEOGRAPHS: Final = "\u3040-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
 _PIECES: Final = re.compile(rf"\n|[^\S\n]+|[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+")
 _TAB: Final = " " * 4
@@ -25,7 +25,10 @@ _TAB: Final = " " * 4
 
 @final
 class Terminal:
-    """Writes what comes at once and breaks lines between words, so a word may move to the next line while it grows."""
+    """Writes text immediately and breaks lines between words.
+
+    A word may move to the next line while it grows.
+    """
 
     __slots__ = ("_call", "_channel", "_console", "_newlines", "_row", "_shown", "_word")
 
@@ -33,15 +36,15 @@ class Terminal:
         self._console = console
         self._channel: Channel | None = None
         self._call: Hashable = None
-        # The line that the cursor is in, where its last word begins, and how much of it is on the screen.
+        # The cursor's line, the position of its last word, and the length that is on the screen.
         self._row = Text()
         self._word = 0
         self._shown = 0
-        # How many ends of lines the cursor comes after.
+        # Number of newlines just before the cursor.
         self._newlines = 2
 
     def write(self, channel: Channel, text: str) -> None:
-        """Show more of the text or of the reasoning; blank lines separate one from the other."""
+        """Append to the text or the reasoning; a blank line separates them."""
         if channel != self._channel:
             text = text.lstrip("\n")
             if not text:
@@ -51,7 +54,7 @@ class Terminal:
         self._put(text, _STYLES[channel])
 
     def tool_call(self, call: Hashable, name: str, args: str) -> None:
-        """Show more of a tool call's arguments, on a line of its own."""
+        """Append to a tool call's arguments, on a line of its own."""
         if self._channel != "tool_calls":
             self._end_lines(2)
             self._channel = "tool_calls"
@@ -63,7 +66,7 @@ class Terminal:
         self._put(args, _STYLES["tool_calls"])
 
     def end(self) -> None:
-        """Leave the cursor at the beginning of a line."""
+        """Move the cursor to the beginning of a line."""
         self._end_lines(1)
 
     def _end_lines(self, count: int) -> None:
@@ -76,7 +79,7 @@ class Terminal:
         out: list[Segment] = []
         for piece in _PIECES.findall(text.replace("\t", _TAB)):
             if piece == "\n":
-                self._break(len(self._row), out)
+                self._break_line(len(self._row), out)
                 self._newlines += 1
                 continue
             self._newlines = 0
@@ -88,21 +91,21 @@ class Terminal:
             if re.match(f"[{_IDEOGRAPHS}]", piece):
                 self._word = len(self._row)
             if cell_len(piece) > room and self._row.plain[: self._word].strip():
-                self._break(self._word, out)
+                self._break_line(self._word, out)
             while cell_len(piece) > (room := width - self._row.cell_len):
                 head = chop_cells(piece, room)[0] if cell_len(piece[0]) <= room else ""
                 piece = piece[len(head) :]
                 self._row.append(head, style)
-                self._break(len(self._row), out)
+                self._break_line(len(self._row), out)
             self._row.append(piece, style)
         out += self._row[self._shown :].render(self._console)
         self._shown = len(self._row)
         self._console.print(Segments(Segment.simplify(out)), end="", soft_wrap=True)
 
-    def _break(self, at: int, out: list[Segment]) -> None:
-        """End the line before `at`; what is on the screen beyond goes to the next one."""
+    def _break_line(self, at: int, out: list[Segment]) -> None:
+        """End the line before `at`; the rest of it moves to the next line."""
         if self._shown > at:
-            # Written anew rather than erased backwards: terminals differ on how wide some characters are.
+            # Rewritten rather than erased backwards: terminals disagree on the width of characters.
             out.append(Control(ControlType.CARRIAGE_RETURN).segment)
             out += self._row[:at].render(self._console)
             out.append(Control((ControlType.ERASE_IN_LINE, 0)).segment)
@@ -115,7 +118,7 @@ class Terminal:
 
 
 def open_terminal() -> Terminal | None:
-    """The terminal that standard output is; none if it can't move its cursor."""
+    """Return the terminal of standard output; `None` if it cannot move its cursor."""
     console = Console(highlight=False)
     if not console.is_terminal or console.is_dumb_terminal:
         return None
