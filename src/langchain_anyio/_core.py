@@ -1,6 +1,6 @@
-"""The private names of langchain-core that this package stands on.
+"""The private names of langchain-core that this package uses, each with its reason.
 
-No other module imports one, so what a new release of langchain-core can break is listed here, each with its reason.
+No other module imports one, so this file lists all that a new release of langchain-core can break.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.callbacks import manager as _callbacks_manager
 from langchain_core.language_models import BaseChatModel, SimpleChatModel
 
-# The bridge and the accumulator must agree with langchain-core on which arguments of a tool call parse,
-# and a message that a model returned whole is replayed as events.
+# The chunk converter and the accumulator must agree with langchain-core on which arguments of a tool
+# call parse, and a message that a model returned whole is replayed as events.
 from langchain_core.language_models._compat_bridge import (
     finalize_tool_call_chunk as finalize_tool_call_chunk,
 )
 from langchain_core.language_models._compat_bridge import message_to_events as message_to_events
 
-# What each public method of a chat model does to its arguments before the model's own method sees them.
+# The processing of arguments in a chat model's public methods, before its own method receives them.
 from langchain_core.language_models._utils import (
     _filter_invocation_params_for_tracing,
     _normalize_messages,
@@ -39,10 +39,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import RunnableBinding, RunnableConfig, ensure_config
 
-# The steps of a sequence, and the tracing of what they call, find their parent run in the context.
+# The steps of a sequence, and the traces of their calls, find their parent run in the context.
 from langchain_core.runnables.config import _set_config_context
 
-# Fields that come in pieces over several chunks (a `function_call`) are merged as `AIMessageChunk` merges them.
+# Fields that arrive in pieces over several chunks (`function_call`) are merged as in `AIMessageChunk`.
 from langchain_core.utils._merge import merge_dicts as merge_dicts
 
 try:
@@ -133,17 +133,17 @@ _STARTS = frozenset(
 
 @final
 class ModelCall:
-    """One call of a chat model, all that a caller says worked out as langchain-core works it out.
+    """One call of a chat model, with its arguments resolved as in langchain-core.
 
     Attributes:
-        messages: The input, as the model's own methods take it.
-        stop: The stop sequences, for the model's own methods.
-        kwargs: The keyword arguments, for the model's own methods.
+        messages: The input for the model's own methods.
+        stop: The stop sequences for the model's own methods.
+        kwargs: The keyword arguments for the model's own methods.
         callbacks: The handlers, tags and metadata of the call.
-        run_id: The id of the run, where the caller named one.
-        serialized: The model, as handlers are shown it; this and what follows is empty where there is none.
-        traced: The input, as handlers are shown it.
-        start: The keyword arguments that handlers are given at the start.
+        run_id: The id of the run, if the caller gave one.
+        serialized: The model, for handlers; like the next two, empty if there is no handler.
+        traced: The input, for handlers.
+        start: The keyword arguments of the handlers' start methods.
     """
 
     __slots__ = (
@@ -182,11 +182,11 @@ def prepare_call(
     stop: list[str] | None,
     kwargs: dict[str, Any],
 ) -> ModelCall:
-    """Work out a call as `BaseChatModel.astream_events(version="v3")` does before it starts."""
+    """Resolve the arguments of a call as `BaseChatModel.astream_events(version="v3")` does."""
     config = ensure_config(config)
     messages = model._convert_input(input).to_messages()
     kwargs = dict(kwargs)
-    # For tracing alone: providers refuse what they do not know.
+    # Only for tracing: providers refuse unknown arguments.
     structured = kwargs.pop("ls_structured_output_format", None)
     structured = structured or kwargs.pop("structured_output_format", None)
     params = _Params(lambda: model._get_invocation_params(stop=stop, **kwargs))
@@ -228,7 +228,7 @@ def prepare_call(
 
 
 class _Params(Mapping[str, Any]):
-    """The parameters of a call without the large ones, which a tracer notes; made if there is one to read them."""
+    """The parameters of a call, without the large ones, for tracers; computed when first read."""
 
     def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
         self._make = make
@@ -243,7 +243,7 @@ class _Params(Mapping[str, Any]):
         return _filter_invocation_params_for_tracing(self.made)
 
     def __bool__(self) -> bool:
-        return True  # to ask must not make them
+        return True  # a truth test must not compute them
 
     def __getitem__(self, key: str) -> Any:
         return self._filtered[key]
@@ -257,11 +257,11 @@ class _Params(Mapping[str, Any]):
 
 @final
 class Source:
-    """The method of a model that its answer is had from.
+    """The method of a model that produces its answer.
 
     Attributes:
-        gives: What the method gives: protocol events, chunks, or the whole answer at once.
-        blocking: Whether it has to run in a worker thread.
+        gives: The results of the method: protocol events, chunks, or the whole answer.
+        blocking: Whether the method is sync and has to run in a worker thread.
         name: The method's name.
         method: The method.
     """
@@ -282,10 +282,9 @@ class Source:
 
 
 def source_of(model: BaseChatModel, kwargs: dict[str, Any]) -> Source:
-    """Choose the method to have the answer from: what streams before what does not, async before sync.
+    """Choose the method that produces the answer: streaming before others, and async before sync.
 
-    The methods that `BaseChatModel` has itself are left out: they need asyncio, and do no more than to
-    hand over to the others.
+    The methods of `BaseChatModel` itself are left out: they need asyncio and only call the others.
     """
     cls = type(model)
     gives: Literal["events", "chunks", "answer"] = "answer"
@@ -324,12 +323,12 @@ def _without_run_manager(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def answer_of(result: ChatResult) -> AIMessage:
-    """Return the message of a model that does not stream, with the metadata that `ainvoke` gives it."""
+    """Return the message of a model that does not stream, with metadata as from `ainvoke`."""
     generation = result.generations[0]
     message = generation.message
     if not isinstance(message, AIMessage):
         raise TypeError(
-            f"the model's _generate must give an AIMessage, not {type(message).__name__}"
+            f"the model's _generate must return an AIMessage, not {type(message).__name__}"
         )
     metadata = _gen_info_and_msg_metadata(generation)
     if len(result.generations) == 1 and result.llm_output is not None:
@@ -338,14 +337,14 @@ def answer_of(result: ChatResult) -> AIMessage:
 
 
 def end_response(message: AIMessage, generation_info: dict[str, Any]) -> LLMResult:
-    """Return what `on_llm_end` is given."""
+    """Return the response for `on_llm_end`."""
     return LLMResult(
         generations=[[ChatGeneration(message=message, generation_info=generation_info or None)]]
     )
 
 
 def error_response(error: BaseException, generation_info: dict[str, Any]) -> LLMResult:
-    """Return what `on_llm_error` is given: what the provider's response says, if the error has one."""
+    """Return the response for `on_llm_error`, from the provider's response if the error has one."""
     generations = _generate_response_from_error(error)
     if generation_info:
         if not generations:
@@ -365,5 +364,5 @@ def bound_config(
 
 
 def needs_asyncio() -> bool:
-    """Tell whether langchain-core's own async functions run on asyncio alone, as they come."""
+    """Return whether langchain-core's async functions, as installed, run on asyncio only."""
     return vars(_callbacks_manager).get("asyncio") is sys.modules.get("asyncio")
