@@ -17,8 +17,8 @@ from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.callbacks import manager as _callbacks_manager
 from langchain_core.language_models import BaseChatModel, SimpleChatModel
 
-# The chunk converter and the accumulator must agree with langchain-core on which arguments of a tool
-# call parse, and a message that a model returned whole is replayed as events.
+# The chunk converter and the accumulator must agree with langchain-core on which arguments of a
+# tool call parse, and a message that a model returned whole is replayed as events.
 from langchain_core.language_models._compat_bridge import (
     finalize_tool_call_chunk as finalize_tool_call_chunk,
 )
@@ -42,7 +42,8 @@ from langchain_core.runnables import RunnableBinding, RunnableConfig, ensure_con
 # The steps of a sequence, and the traces of their calls, find their parent run in the context.
 from langchain_core.runnables.config import _set_config_context
 
-# Fields that arrive in pieces over several chunks (`function_call`) are merged as in `AIMessageChunk`.
+# Fields that arrive in pieces over several chunks (`function_call`) are merged as in
+# `AIMessageChunk`.
 from langchain_core.utils._merge import merge_dicts as merge_dicts
 
 try:

@@ -9,8 +9,8 @@ class StreamCancelledError(anyio.ClosedResourceError):
     """The run of a stream, a projection or a handler was cancelled or closed.
 
     Raised to consumers in place of the backend's cancellation exception, which belongs to the
-    cancelled task and must not be raised in another one. Callback handlers receive it as the error of a
-    cancelled run.
+    cancelled task and must not be raised in another one. Callback handlers receive it as the error
+    of a cancelled run.
     """
 
     def __init__(self, message: str = "the stream was closed before it was finished") -> None:

@@ -40,14 +40,15 @@ class AsyncChatModelStream:
     everything from the first event, and a cancelled one takes nothing from the others (see
     `AsyncProjection`). `interleave()` merges several projections in order of arrival.
 
-    A callback handler of the run, or the model, can read what has arrived. It gets a `RuntimeError` where
-    it would wait for more, which cannot arrive before it returns; a task that it has started can wait.
+    A callback handler of the run, or the model, can read what has arrived. It gets a `RuntimeError`
+    where it would wait for more, which cannot arrive before it returns; a task that it has started
+    can wait.
 
-    The message's content is always a list of v1 content blocks, whatever the model's `output_version`.
+    The message's content is a list of v1 content blocks, whatever the model's `output_version`.
 
-    Leaving an `async with` block closes the stream, see `aclose()`. A stream can also be created and fed
-    by hand: `dispatch()` each event, or `fail()`. The first `message-finish`, `error` or `fail()` ends
-    it; later events are recorded without effect.
+    Leaving an `async with` block closes the stream, see `aclose()`. A stream can also be created
+    and fed by hand: `dispatch()` each event, or `fail()`. The first `message-finish`, `error` or
+    `fail()` ends it; later events are recorded without effect.
 
     Ports `langchain_core.language_models.chat_model_stream.AsyncChatModelStream`.
 
@@ -150,8 +151,8 @@ class AsyncChatModelStream:
     def snapshot(self) -> AIMessage:
         """Return a copy of the message so far, at any time, also after a failure.
 
-        While it is incomplete, `response_metadata["partial"]` is `True` and tool calls with incomplete
-        arguments are in `invalid_tool_calls`.
+        While it is incomplete, `response_metadata["partial"]` is `True` and tool calls with
+        incomplete arguments are in `invalid_tool_calls`.
         """
         return self._state.accumulator.snapshot()
 
@@ -218,7 +219,7 @@ class AsyncChatModelStream:
         """Wait for the message and for the callbacks at the run's end.
 
         Cancellation: if nobody else uses the stream and no `async with` block was entered, as in
-        `await open_stream(...)`, the run is stopped and cleaned up before the cancellation is raised.
+        `await open_stream(...)`, the run is first stopped and cleaned up.
 
         Raises:
             BaseException: The model's error; or, after a complete message, the error of a callback
@@ -286,8 +287,8 @@ class AsyncChatModelStream:
     async def aclose(self) -> None:
         """Stop the run, and wait until it has cleaned up and its callbacks know of the end.
 
-        Idempotent. Can be called from any task of the event loop, also in a cancelled scope, and takes at
-        most 5 seconds. Waiting consumers are raised `StreamCancelledError`.
+        Idempotent. Can be called from any task of the event loop, also in a cancelled scope, and
+        takes at most 5 seconds. Waiting consumers are raised `StreamCancelledError`.
 
         | called | effect |
         |---|---|

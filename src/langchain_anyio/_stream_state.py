@@ -22,7 +22,7 @@ Channel = Literal["text", "reasoning", "tool_calls"]
 class EventsState(ProjectionState[Any, "list[MessagesData]"]):
     """The raw events of a message.
 
-    Text deltas, by far the most frequent events, are kept as strings and rebuilt when they are read.
+    Text deltas, by far the most frequent events, are kept as strings and rebuilt when read.
 
     Invariant: a string in `deltas` stands for a text delta of that text at index `text_index`.
     """
@@ -87,9 +87,9 @@ def _text_event(index: int, text: str) -> MessagesData:
 class StreamState:
     """The accumulator, events and projections of one message.
 
-    A producer feeds this state and need not refer to the stream itself. Most streams are read only for
-    their text and message, so the other projections are created when they are first read or get their
-    first delta, in the state they would have if they had existed from the start.
+    A producer feeds this state and need not refer to the stream itself. Most streams are read only
+    for their text and message, so the other projections are created when they are first read or get
+    their first delta, in the state they would have if they had existed from the start.
     """
 
     __slots__ = (
@@ -141,7 +141,7 @@ class StreamState:
         return self._usage
 
     def _make_projection(self, final: Any) -> ProjectionState[Any, Any]:
-        """Create a projection in the state of the others, with `final` if the message is complete."""
+        """Create a projection in the state of the others, with `final` as its value at the end."""
         state = ProjectionState[Any, Any](self.flow, replay=self._replay)
         state.start, state.request_more = self.events.start, self.events.request_more
         if self.events.error is not None:

@@ -210,8 +210,8 @@ def _make_model(name: str | None) -> BaseChatModel:
     except ImportError as exc:
         raise _CommandError(f"--model {name}: {exc}") from exc
     except Exception as exc:
-        # `init_chat_model` raises a plain ValueError for an unknown provider; those of the providers
-        # are of subclasses.
+        # `init_chat_model` raises a plain ValueError for an unknown provider; those of the
+        # providers are of subclasses.
         if type(exc) is ValueError:
             raise _CommandError(f"--model {name}: {exc}", 2) from exc
         raise _CommandError(f"--model {name}: {_describe(exc)}") from exc
@@ -240,8 +240,8 @@ def _make_model_of_package(provider: str, model: str) -> BaseChatModel:
 async def _run_until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
     """Run `work`, cancel it at Ctrl-C, and return whether it was not interrupted.
 
-    This behaves the same on every backend and version of Python. By default, `KeyboardInterrupt` may be
-    raised at any point of any task.
+    This behaves the same on every backend and version of Python. By default, `KeyboardInterrupt`
+    may be raised at any point of any task.
     """
     failure: Exception | None = None
     interrupted = False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from langchain_anyio._stream_state import Channel
 
 _STYLES: Final = {"reasoning": "dim italic", "tool_calls": "cyan", "text": ""}
-# Lines may break before these characters: kana, ideographs and syllables, without their punctuation.
+# Lines may break before these characters: kana, ideographs and syllables, but no punctuation.
 _IDEOGRAPHS: Final = "\u3040-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
 _PIECES: Final = re.compile(rf"\n|[^\S\n]+|[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+")
 _TAB: Final = " " * 4

@@ -30,8 +30,8 @@ class Flow:
         delta_wakeups: Wakeups of the consumers that have read everything and wait for more.
         shared: Whether any cursor was ever opened.
         loop: Token of the event loop that the producer runs on; `None` while unknown.
-        check_waiter: Raises `RuntimeError` if the producer itself waits for the calling task. Called
-            only for tasks that have `parts`.
+        check_waiter: Raises `RuntimeError` if the producer itself waits for the calling task.
+            Called only for tasks that have `parts`.
         producer_wakeup: Where the producer waits for room, or for a consumer to wait for it.
     """
 

@@ -26,7 +26,7 @@ def raise_if_moved(error: BaseException) -> None:
 
     Args:
         error: The exception that the checkpoint or waiter raised. Each backend reports a foreign
-            event loop by a `RuntimeError` or `TypeError` of its own; nothing else raises these here.
+            event loop by its own `RuntimeError` or `TypeError`; nothing else raises these here.
 
     Raises:
         RuntimeError: `error` is such an exception; the message says what to do instead.
@@ -39,8 +39,8 @@ def raise_if_moved(error: BaseException) -> None:
 class Steps:
     """Checkpoints of one consumer, which stays on one event loop.
 
-    anyio looks up its backend in each call, which costs as much as the checkpoint itself. Here it is
-    looked up once.
+    anyio looks up its backend in each call, which costs as much as the checkpoint itself. Here it
+    is looked up once.
 
     Attributes:
         backend: anyio's backend; `None` before `look_up()`.
@@ -63,8 +63,8 @@ class Steps:
     async def take(self, *, ready: bool = True) -> None:
         """Execute the checkpoint of the next step.
 
-        Every step checks for cancellation. The first and every 64th also let other tasks run; without
-        the first, a task that reads many short projections would never do so.
+        Every step checks for cancellation. The first and every 64th also let other tasks run;
+        without the first, a task that reads many short projections would never do so.
 
         Args:
             ready: Whether the next item is there. If not, the wait itself lets other tasks run.
@@ -89,7 +89,7 @@ class Steps:
         self.taken = taken + 1
         if taken == STEPS_CHECKED:
             # On asyncio, anyio's check raises and catches a KeyError in a task that was never in a
-            # cancel scope, which costs more than the rest of the step. Entering one scope avoids it.
+            # cancel scope, which costs more than the rest of the step. Entering a scope avoids it.
             with anyio.CancelScope():  # noqa: ASYNC100 - it cancels nothing
                 pass
         if taken % STEPS_BETWEEN_YIELDS:

@@ -14,8 +14,8 @@ class Event:
     """A flag that tasks can wait for, and that can be cleared.
 
     A waiter woken by `set()` returns even if `clear()` is called before it runs. An event can be
-    created outside of an event loop and used on one loop after another, but all tasks that use it at
-    the same time must run on one event loop.
+    created outside of an event loop and used on one loop after another, but all tasks that use it
+    at the same time must run on one event loop.
 
     Ports `asyncio.Event`, the type of `done` in
     `langchain_classic.callbacks.AsyncIteratorCallbackHandler`.

@@ -1,7 +1,7 @@
 """`AsyncProjection`: deltas to iterate over as they arrive, and a final value to wait for.
 
-A projection and its cursors share one `ProjectionState`. A producer that refers only to the state can
-detect, by a finalizer, that nobody is left who could read it.
+A projection and its cursors share one `ProjectionState`. A producer that refers only to the state
+can detect, by a finalizer, that nobody is left who could read it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ProjectionState(Generic[D, F]):
 
     All methods are sync except `wait_for_more()` and `wait_for_final()`.
 
-    Invariants: `deltas[i]` is delta number `dropped + i` and belongs to event `marks[i]` of the flow;
-    `more` is one of `flow.delta_wakeups`.
+    Invariants: `deltas[i]` is delta number `dropped + i` and belongs to event `marks[i]` of the
+    flow; `more` is one of `flow.delta_wakeups`.
     """
 
     __slots__ = (
@@ -248,10 +248,10 @@ class Cursor(Generic[D]):
             or state.done
             or state.request_more is not None
         )
-        # `steps.take()` and `state.wait_for_more()` are inlined: as calls they make a burst of deltas
-        # 12 % slower and a hundred woken consumers 7 to 20 %. Cancellation is checked before a wait
-        # too: on asyncio, a task woken in the same loop iteration in which its scope is cancelled
-        # would return normally.
+        # `steps.take()` and `state.wait_for_more()` are inlined: as calls they make a burst of
+        # deltas 12 % slower and a hundred woken consumers 7 to 20 %. Cancellation is checked before
+        # a wait too: on asyncio, a task woken in the same loop iteration in which its scope is
+        # cancelled would return normally.
         backend, taken = steps.backend or steps.look_up(), steps.taken
         try:
             if not taken % STEPS_CHECKED and (ready or taken):
@@ -292,8 +292,8 @@ class Cursor(Generic[D]):
 class AsyncProjection(Generic[D, F]):
     """An async iterable of deltas, also awaitable for the final value.
 
-    A producer calls `push()` for each delta, then `complete()` or `fail()` once. There are three ways to
-    read a projection:
+    A producer calls `push()` for each delta, then `complete()` or `fail()` once. There are three
+    ways to read a projection:
 
     | to read | gives | can miss |
     |---|---|---|
@@ -301,11 +301,11 @@ class AsyncProjection(Generic[D, F]):
     | `await projection` | the final value | the deltas |
     | `projection.done`, `.error` | the current state | whatever happens between two reads |
 
-    Any number of iterators and awaiters can come and go, in any tasks of one event loop. Each iterator
-    has its own cursor, so that none takes anything from another. A consumer that is cancelled, by a
-    scope, a deadline or `Task.cancel()`, loses nothing: its cursor moves only when a delta is returned.
-    Each step is a cancellation point for cancel scopes, and lets other tasks run at least every 64
-    steps. All deltas are kept.
+    Any number of iterators and awaiters can come and go, in any tasks of one event loop. Each
+    iterator has its own cursor, so that none takes anything from another. A consumer that is
+    cancelled, by a scope, a deadline or `Task.cancel()`, loses nothing: its cursor moves only when
+    a delta is returned. Each step is a cancellation point for cancel scopes, and lets other tasks
+    run at least every 64 steps. All deltas are kept.
 
     An error is raised to every consumer, after the deltas that came before it and with its original
     traceback.
@@ -348,14 +348,14 @@ class AsyncProjection(Generic[D, F]):
         self._state.start = cb
 
     def set_arequest_more(self, cb: Callable[[], Awaitable[bool]] | None) -> None:
-        """Set a callback that a consumer that has read everything awaits, instead of waiting for more.
+        """Set a callback that consumers that have read everything await to get more.
 
         Several consumers may call it at once.
 
         Args:
-            cb: An async function without arguments that makes the producer take one step and returns
-                whether it did. `False` means that nothing more will come: iteration ends, and awaiters
-                return what there is. `None` removes the callback.
+            cb: An async function without arguments that makes the producer take one step and
+                returns whether it did. `False` means that nothing more will come: iteration ends,
+                and awaiters return what there is. `None` removes the callback.
         """
         self._state.request_more = cb
 
@@ -377,9 +377,10 @@ class AsyncProjection(Generic[D, F]):
         """End with an error and wake the consumers; no effect after the end.
 
         Args:
-            error: The exception that consumers are raised. A backend's cancellation exception, which
-                belongs to one task, is replaced by `StreamCancelledError`, or left out of an exception
-                group. `StopIteration` and `StopAsyncIteration` are replaced by `RuntimeError`.
+            error: The exception that consumers are raised. A backend's cancellation exception,
+                which belongs to one task, is replaced by `StreamCancelledError`, or left out of an
+                exception group. `StopIteration` and `StopAsyncIteration` are replaced by
+                `RuntimeError`.
         """
         self._state.fail(shareable_error(error))
 
@@ -450,9 +451,9 @@ def raise_as_it_came(error: BaseException, traceback: Any) -> NoReturn:
 def shareable_error(error: BaseException) -> BaseException:
     """Return `error`, or a substitute that can be raised to any task.
 
-    Cancellations, also those within a group, belong to one task: a group is returned without them, and
-    `StreamCancelledError` if nothing is left. `StopIteration` and `StopAsyncIteration` would look like
-    the end to a consumer, as in a generator (PEP 479), and become `RuntimeError`.
+    Cancellations, also those within a group, belong to one task: a group is returned without them,
+    and `StreamCancelledError` if nothing is left. `StopIteration` and `StopAsyncIteration` would
+    look like the end to a consumer, as in a generator (PEP 479), and become `RuntimeError`.
     """
     rest = without_cancellations(error)
     if isinstance(rest, (StopIteration, StopAsyncIteration)):

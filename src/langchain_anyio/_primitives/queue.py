@@ -89,15 +89,15 @@ class _Ticket:
 class Queue(Generic[T]):
     """A first-in, first-out queue between any number of producers and consumers.
 
-    An item is in the queue exactly once from when `put()` returns until `get()` returns it: a cancelled
-    `put()` has put nothing and a cancelled `get()` has taken nothing, however it was cancelled (a cancel
-    scope, a deadline, `Task.cancel()`). Items stay in an anyio memory object stream and are never handed
-    to a waiting task, which would lose its item if it were cancelled after the hand-over. Waiting
-    tasks are served in order of arrival. `None` is a legal item.
+    An item is in the queue exactly once from when `put()` returns until `get()` returns it: a
+    cancelled `put()` has put nothing and a cancelled `get()` has taken nothing, however it was
+    cancelled (a cancel scope, a deadline, `Task.cancel()`). Items stay in an anyio memory object
+    stream and are never handed to a waiting task, which would lose its item if it were cancelled
+    after the hand-over. Waiting tasks are served in order of arrival. `None` is a legal item.
 
     A queue can be created outside of an event loop, but all tasks that use it at the same time must
-    run on one event loop. A call that would wake a task of another thread raises `RuntimeError` and has
-    no effect.
+    run on one event loop. A call that would wake a task of another thread raises `RuntimeError` and
+    has no effect.
 
     Ports `asyncio.Queue`, the type of `queue` in
     `langchain_classic.callbacks.AsyncIteratorCallbackHandler`; the errors are anyio's.
@@ -248,8 +248,8 @@ class Queue(Generic[T]):
     def close(self) -> None:
         """Refuse new items; those in the queue can still be taken.
 
-        Idempotent. Wakes all waiting tasks: producers get `anyio.ClosedResourceError`, consumers the
-        remaining items and then `anyio.EndOfStream`.
+        Idempotent. Wakes all waiting tasks: producers get `anyio.ClosedResourceError`, consumers
+        the remaining items and then `anyio.EndOfStream`.
         """
         self._putters.wake_first()
         self._getters.wake_first()

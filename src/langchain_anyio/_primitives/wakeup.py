@@ -55,7 +55,7 @@ class Wakeup:
     def join(self, steps: Steps) -> Waiter:
         """Return a waiter that the next `fire()` wakes, for the caller to await.
 
-        `wait()` without its two nested coroutines. If awaiting raises, the caller must call `leave()`.
+        Saves the two nested coroutines of `wait()`. If awaiting raises, the caller calls `leave()`.
 
         Args:
             steps: The checkpoints of the waiting consumer.

@@ -1,8 +1,8 @@
 """Protocol events in, deltas and the final message out. No I/O.
 
-Malformed events are part of the contract: they have the same effect as in `langchain_core`'s stream.
-Where a value of the wrong type is accepted, or an order of steps looks arbitrary, the effect of an event
-that raises half-way depends on it.
+Malformed events are part of the contract: they have the same effect as in `langchain_core`'s
+stream. Where a value of the wrong type is accepted, or an order of steps looks arbitrary, the
+effect of an event that raises half-way depends on it.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class Accumulator:
     Args:
         message_id: The id of the message, unless a `message-start` event has one.
 
-    Ports the dispatching part of `langchain_core.language_models.chat_model_stream.ChatModelStream`.
-    Unlike there, nothing changes after the first `message-finish`, `error` or `fail()`.
+    Ports the dispatching part of
+    `langchain_core.language_models.chat_model_stream.ChatModelStream`. Unlike there, nothing
+    changes after the first `message-finish`, `error` or `fail()`.
     """
 
     __slots__ = (
@@ -139,8 +140,9 @@ class Accumulator:
             The delta that the event adds to a projection, if any.
 
         Raises:
-            Exception: The event is malformed. The part of it that was processed before the error counts,
-                and more events may follow; after a `message-finish`, only `fail()` has an effect.
+            Exception: The event is malformed. The part of it that was processed before the error
+                counts, and more events may follow; after a `message-finish`, only `fail()` has an
+                effect.
         """
         if self.done:
             return None
@@ -185,8 +187,8 @@ class Accumulator:
     def snapshot(self) -> AIMessage:
         """Return the message so far, at any time, also after a failure.
 
-        While it is incomplete, `response_metadata["partial"]` is `True` and unfinished tool calls are
-        invalid tool calls. It shares no list or dict with the accumulator.
+        While it is incomplete, `response_metadata["partial"]` is `True` and unfinished tool calls
+        are invalid tool calls. It shares no list or dict with the accumulator.
         """
         if self.message is not None:
             return copy_message(self.message)
@@ -270,8 +272,8 @@ class Accumulator:
         else:
             return None
         if index is not None:
-            # The index is needed to merge message chunks. Where `block` is still the event's own dict,
-            # this also sets it there, on purpose: readers of the raw events expect it.
+            # The index is needed to merge message chunks. Where `block` is still the event's own
+            # dict, this also sets it there, on purpose: readers of the raw events expect it.
             block.setdefault("index", index)
             self._blocks[index] = block
         return delta

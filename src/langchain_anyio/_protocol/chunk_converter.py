@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from langchain_core.outputs import ChatGenerationChunk
     from langchain_protocol.protocol import MessagesData
 
-# The field of a block that its slices append to. Blocks of other types grow by their `data`, if they
-# have any, and are otherwise whole.
+# The field of a block that its slices append to. Blocks of other types grow by their `data`, if
+# they have any, and are otherwise whole.
 _CONTENT_FIELD: Mapping[Any, str] = {
     "text": "text",
     "reasoning": "reasoning",
@@ -42,8 +42,8 @@ _REQUIRED_AT_START = {
     "server_tool_call": "args",
     "non_standard": "value",
 }
-# Providers whose translators, in langchain-core's `block_translators`, turn a chunk of nothing but text
-# into one text block.
+# Providers whose translators, in langchain-core's `block_translators`, turn a chunk of nothing but
+# text into one text block.
 _PLAIN_PROVIDERS = frozenset(
     {
         "anthropic",
@@ -201,8 +201,8 @@ class ChunkBridge:
     Args:
         message_id: The id of the message; by default, that of the first chunk.
         generation_info: A dict that receives metadata meant for tracing only.
-        text_of: Returns the text of the text deltas at an index. If given, the bridge keeps no plain
-            text itself.
+        text_of: Returns the text of the text deltas at an index. If given, the bridge keeps no
+            plain text itself.
 
     Ports `langchain_core.language_models._compat_bridge.chunks_to_events`, event for event.
     """
@@ -281,8 +281,8 @@ class ChunkBridge:
         """Process the next chunk if both it and the last one are nothing but text.
 
         Returns:
-            The text of its only event, a text delta of the block at `text_index`; if empty, there is no
-            event. `None` if the chunk was not processed and has to go to `feed()`.
+            The text of its only event, a text delta of the block at `text_index`; if empty, there
+            is no event. `None` if the chunk was not processed and has to go to `feed()`.
         """
         plain = self._plain
         message = chunk.message

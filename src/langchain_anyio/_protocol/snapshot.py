@@ -91,7 +91,7 @@ def _content(
 
 
 def _copy_containers(value: Any) -> Any:
-    """Copy lists and dicts at any depth; other values are shared, since they may not be copyable."""
+    """Copy lists and dicts at any depth; share other values, which may not be copyable."""
     root = [value]
     copies: dict[int, Any] = {}
     unread: list[Any] = [root]

@@ -19,7 +19,7 @@ class TextBuffer:
     __slots__ = ("_head", "_tail")
 
     def __init__(self, value: Any = "") -> None:
-        # A string, unless an event provides another value, to which pieces are added by its own rules.
+        # A string, unless an event sets another value, to which pieces are added by its own rules.
         self._head = value
         self._tail: list[str] = []
 
@@ -45,8 +45,8 @@ class TextBuffer:
 class TextBlocks:
     """The text of a message, or its reasoning: as a whole, and by block.
 
-    Consecutive deltas of one block are joined from time to time, so that memory is little more than that
-    of the text, which the whole and the block share.
+    Consecutive deltas of one block are joined from time to time, so that memory is little more than
+    that of the text, which the whole and the block share.
     """
 
     __slots__ = ("_blocks", "_index", "_name", "_pending", "_total", "unindexed")

@@ -183,7 +183,7 @@ class ToolCalls:
         return chunk
 
     def finish(self, block: Block, index: Any) -> Block:
-        """Finish a call with a `tool_call` or `invalid_tool_call` block; return the block to keep."""
+        """Finish a call by its whole, valid or invalid block; return the block to keep."""
         # With an index, merging message chunks later would corrupt the parsed arguments.
         block = {key: value for key, value in block.items() if key != "index"}
         if block["type"] == "tool_call":
