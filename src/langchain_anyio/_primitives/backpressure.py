@@ -11,7 +11,8 @@ from langchain_anyio._background import MOVED
 from .checkpoints import Steps
 from .wakeup import Wakeup
 
-# The parts that the current task plays in runs that may wait for it, outermost first.
+# The parts of runs that the current task executes, outermost first: a run waits for its parts, so
+# they must not wait for the run. Empty in all other tasks.
 parts: ContextVar[tuple[object, ...]] = ContextVar("langchain_anyio_parts", default=())
 
 

@@ -14,10 +14,10 @@ from langchain_anyio._background import MOVED, Waiter, waiters
 if TYPE_CHECKING:
     from anyio.abc import AsyncBackend
 
-# A task whose items are always ready lets other tasks run once in so many steps.
+# A task whose items are always ready lets other tasks run every so many steps.
 STEPS_BETWEEN_YIELDS = 64
 
-# Once in so many steps, `take_longer()` replaces the plain cancellation check; divides the above.
+# Every so many steps, `take_longer()` replaces the plain check; a divisor of the above.
 STEPS_CHECKED = 16
 
 

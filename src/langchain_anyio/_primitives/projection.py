@@ -24,8 +24,8 @@ from .wakeup import Wakeup
 D = TypeVar("D")
 F = TypeVar("F")
 
-# Deltas that every cursor has passed are dropped in batches. The cursors are examined once in this
-# many steps, or once in as many steps as there are cursors if that is more: constant cost per step.
+# Deltas that every cursor has passed are dropped in batches. For a constant cost per step, the
+# cursors are examined once in this many steps, or in as many as there are cursors if that is more.
 _MIN_STEPS_BETWEEN_DROPS = 64
 
 
@@ -109,7 +109,7 @@ class ProjectionState(Generic[D, F]):
 
     def _wake(self) -> None:
         waited = bool(self.more.waiting)
-        # First, because it raises in a thread other than that of the waiting tasks.
+        # First, because it raises if the tasks wait in another thread.
         self.more.fire()
         if waited and self.flow is not None:
             # Woken cursors now stand just before the newest event.
