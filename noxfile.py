@@ -1,6 +1,7 @@
-"""All checks of the project: `nox` alone runs what CI runs.
+"""All checks of the project; `nox` without arguments runs what CI runs.
 
-A Python version that is not installed is skipped, and nox says so. Arguments after `--` go to pytest.
+A Python version that is not installed is skipped, and nox says so. Arguments after `--` go to
+pytest.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ nox.options.error_on_external_run = True
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 BACKENDS = ["asyncio", "uvloop", "trio"]
-# They start processes and servers, or cancel at every point, and what they test differs little among Pythons.
+# These start processes and servers, or cancel at every scheduling point. The session `tests` runs
+# them on the newest Python only, since what they test hardly depends on the version.
 SLOW = [
     "test_agent_cancelled_everywhere.py",
     "test_benchmarks.py",
@@ -43,7 +45,7 @@ SLOW = [
     "test_wire_faults.py",
 ]
 
-# They have a longer form, try what Hypothesis finds, or count what they try.
+# These have a longer form, run under Hypothesis, or count their cases.
 LONG = [
     "test_accumulator.py",
     "test_agent_cancelled_everywhere.py",
@@ -69,16 +71,16 @@ LONG = [
 
 @functools.cache
 def newest() -> str | None:
-    """Return the newest Python that nox finds, by the look-up of its own that each session goes by.
+    """Return the newest Python that nox finds, by the same look-up as for its sessions.
 
-    A name on PATH says little: pyenv's stand-ins have one for a Python that does not run.
+    A name on PATH is not enough: pyenv's shims are also there for Pythons that do not run.
     """
     return next((python for python in reversed(PYTHONS) if get_interpreter(python)), None)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff, with flake8-async, and the format."""
+    """Lint with ruff, including flake8-async, and check the format."""
     session.install("--group", "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -86,7 +88,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy strict, and every public name fully typed."""
+    """Run mypy in strict mode, and check that every public name is typed."""
     session.install(".", "--group", "types")
     session.run("mypy")
     session.run("pyright", "--verifytypes", "langchain_anyio", "--ignoreexternal")
@@ -94,14 +96,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The examples of the documentation, run as they stand, and the command that runs all this."""
+    """Run the examples and the demo command of the README as printed, and test the noxfile."""
     session.install(".[cli]", "--group", "test", "--group", "nox")
     session.run("pytest", "tests/test_readme.py", "tests/test_noxfile.py", *session.posargs)
 
 
 @nox.session
 def upstream(session: nox.Session) -> None:
-    """langchain-core's own tests of the classes ported, run on the project's classes."""
+    """Run langchain-core's own tests of the ported classes on this project's classes."""
     session.install(".", "--group", "upstream")
     session.run("python", "tests/upstream/run.py", session.create_tmp(), *session.posargs)
 
@@ -109,7 +111,7 @@ def upstream(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize("release", ["newest", "lowest"])
 def upstream_core(session: nox.Session, release: str) -> None:
-    """langchain-core's own whole test suite, on asyncio and on trio: the newest release and the lowest."""
+    """Run langchain-core's whole test suite on asyncio and on trio: newest and lowest release."""
     session.install(".[trio]", "--group", "upstream-core")
     if release == "lowest":
         lowest = next(d for d in PYPROJECT["project"]["dependencies"] if "langchain-core" in d)
@@ -119,14 +121,14 @@ def upstream_core(session: nox.Session, release: str) -> None:
 
 @nox.session(default=False)
 def upstream_langgraph(session: nox.Session) -> None:
-    """Langgraph's and langchain's own asynchronous tests, on asyncio and on trio; takes ten minutes."""
+    """Run langgraph's and langchain's asynchronous tests on both backends; takes ten minutes."""
     session.install(".[trio]", "--group", "upstream-langgraph")
     session.run("python", "tests/upstream_langgraph/run.py", session.create_tmp(), *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
-    """The lowest versions that the project says it works with, on the lowest Python."""
+    """Run the tests with the lowest declared versions, on the lowest Python."""
     if session.venv_backend != "uv":
         session.skip("only uv resolves to the lowest versions")
     session.install("--resolution", "lowest-direct", ".[trio,cli]", "--group", "test")
@@ -141,7 +143,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def without_trio(session: nox.Session) -> None:
-    """All but trio works without trio."""
+    """Run the tests on asyncio without trio installed."""
     session.install(".", "--group", "test-without-trio")
     session.run("python", "-c", "import importlib.util as u; assert u.find_spec('trio') is None")
     slow = [f"--ignore=tests/{name}" for name in SLOW]
@@ -151,7 +153,7 @@ def without_trio(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """The tests, on each Python and each backend; those that take minutes on the newest Python that is found."""
+    """Run the tests on each Python and backend; the slow ones on the newest Python only."""
     session.install(".[cli]", "--group", "test")
     everything = session.python == newest()
     slow = [] if everything else [f"--ignore=tests/{name}" for name in SLOW]
@@ -161,9 +163,9 @@ def tests(session: nox.Session, backend: str) -> None:
 
 @nox.session(default=False)
 def coverage(session: nox.Session) -> None:
-    """Lines and branches that the tests reach, on all backends together; takes a quarter of an hour."""
+    """Measure line and branch coverage on all backends together; takes a quarter of an hour."""
     session.install(".[cli]", "--group", "test")
-    # The tracer slows down the project alone, which makes nonsense of a comparison of times.
+    # The tracer slows down only this project, so a comparison of times would be meaningless.
     compared = "tests/test_chunks.py::test_plain_chunks_take_a_short_path"
     session.run("coverage", "erase")
     session.run(
@@ -176,7 +178,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def long(session: nox.Session) -> None:
-    """What takes too long for each commit; writes the table of docs/reliability.md."""
+    """Run what takes too long for CI; writes the tables of docs/reliability.md."""
     session.install(".[cli]", "--group", "test", "--group", "long")
     session.run(
         *("pytest", "--numprocesses=2", "--long", "--table=docs/reliability.md"),
@@ -190,6 +192,6 @@ if Path("benchmarks").is_dir():
 
     @nox.session(default=False)
     def benchmarks(session: nox.Session) -> None:
-        """Each claim of speed, measured beside its peer."""
+        """Measure each claim about speed beside its peer; writes docs/benchmarks.md."""
         session.install(".", "--group", "benchmarks")
         session.run("python", "-m", "benchmarks", *session.posargs)
