@@ -257,8 +257,8 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
         self._used -= len(found)
         if len(self._cells) > 2 * self._used + _FEW:
             self._drop_empty_cells()
-        if found:
-            self.room.ring()
+        # Whoever waits to put an item of these runs puts it into the other queue from now on.
+        self.room.ring()
 
     def _extend_index(self) -> None:
         new: list[list[Any]] = []
