@@ -9,12 +9,14 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel
 
 from cancelling import Victim, settle, ticks, ways_to_cancel
 from langchain_anyio import StreamStalledError, disable_trio, enable_trio, open_stream
+from langchain_anyio._background import backend
 from models import AsyncRecorder, Model, chunk
 
 pytestmark = pytest.mark.anyio
@@ -294,6 +296,50 @@ async def test_the_locals_of_an_errors_frames_are_still_there() -> None:
             await stream
     assert "number" in caught.traceback[-2].frame.f_locals
     assert model.trace == ["inner"]
+
+
+@pytest.mark.parametrize("way", ("read", "break"))
+@pytest.mark.parametrize("error", (SystemExit, KeyboardInterrupt))
+async def test_an_exit_in_the_cleanup_of_what_the_run_left_is_not_lost(
+    error: type[BaseException], way: str
+) -> None:
+    class Exiting(Model):
+        async def _read(self) -> AsyncIterator[str]:
+            try:
+                while True:
+                    await checkpoint()
+                    yield "word "
+            finally:
+                self.trace.append("closed")
+                raise error
+
+        async def _astream(self, *args: Any, **kwargs: Any) -> Any:
+            number = 0
+            async for word in self._read():
+                yield chunk(word)
+                number += 1
+                if number == 3:
+                    break
+
+    model = Exiting()
+
+    async def main() -> None:
+        async with open_stream(model, "hi", max_buffer_size=1) as stream:
+            async for _ in stream.text:
+                if way == "break":
+                    break
+        await anyio.sleep(0)
+
+    # asyncio's loop ends with it, as by any task that raises it; on trio the block does.
+    name = backend()
+
+    def run() -> None:
+        with pytest.raises(error):
+            anyio.run(main, backend=name)
+
+    with anyio.fail_after(60):
+        await anyio.to_thread.run_sync(run)
+    assert model.trace == ["closed"]
 
 
 # langchain-core itself, on trio

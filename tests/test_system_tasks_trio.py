@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, nullcontext, suppress
 from typing import Any
 
 import pytest
 import trio
+from langchain_core.runnables import RunnableLambda, RunnableParallel
 
 from cancelling import settle
 from langchain_anyio import Event, disable_trio, enable_trio
@@ -16,7 +18,7 @@ from langchain_anyio._trio._futures import Future, Task
 from langchain_anyio._trio._loop import running_loop
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 
 class Odd(BaseException):
@@ -178,3 +180,156 @@ def _system_tasks() -> list[Any]:
     root = trio.lowlevel.current_root_task()
     assert root is not None
     return [task for nursery in root.child_nurseries for task in nursery.child_tasks]
+
+
+# Generators that are collected in a call
+
+
+async def failing(make: Callable[[], BaseException], log: list[str]) -> AsyncIterator[int]:
+    try:
+        yield 1
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
+        log.append("closed")
+        raise make()
+
+
+CALLS = ("ainvoke", "astream", "abatch", "a branch", "a task")
+
+
+async def drop(call: str, generate: Callable[[], AsyncIterator[int]], log: list[str]) -> Any:
+    """Make a call of a chain whose step leaves a generator to the collector, and goes on."""
+
+    async def step(value: Any) -> Any:
+        async for _ in generate():
+            break
+        await settle()
+        log.append("went on")
+        return value
+
+    async def in_a_task(value: Any) -> Any:
+        # An asyncio program's way, which on trio is the runtime's.
+        return await Task(step(value))
+
+    chain: Any = RunnableLambda(in_a_task if call == "a task" else step)
+    if call == "a branch":
+        chain = RunnableParallel(a=chain, b=RunnableLambda(lambda value: value))
+    if call == "astream":
+        async with aclosing(chain.astream(1)) as stream:
+            return [item async for item in stream][-1]
+    if call == "abatch":
+        return (await chain.abatch([1]))[0]
+    result = await chain.ainvoke(1)
+    return result["a"] if call == "a branch" else result
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("make", ERRORS)
+def test_the_cleanup_of_a_collected_generator_fails(
+    call: str, make: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+    assert trio.run(drop, call, lambda: failing(make, log), log) == 1
+    assert log == ["closed", "went on"]
+    assert [record.name for record in caplog.records] == ["langchain_anyio._trio._owner"]
+    caplog.clear()
+
+
+EXITS = (
+    lambda: SystemExit(3),
+    KeyboardInterrupt,
+    lambda: BaseExceptionGroup("x", [ValueError(), SystemExit(3)]),
+)
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("make", EXITS)
+def test_an_exit_in_the_cleanup_of_a_collected_generator_is_raised_by_the_call(
+    call: str, make: Callable[[], BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        with pytest.raises(type(make())):
+            await drop(call, lambda: failing(make, log), log)
+        # The call has ended, and the program goes on with what it makes of it.
+        log.clear()
+        assert await drop(call, lambda: numbers(log), log) == 1
+        assert log == ["closed", "went on"]
+
+    trio.run(main)
+    assert not caplog.records
+
+
+async def numbers(log: list[str]) -> AsyncIterator[int]:
+    try:
+        yield 1
+    finally:
+        log.append("closed")
+
+
+@pytest.mark.usefixtures("enabled")
+def test_an_exit_goes_before_the_error_of_the_call() -> None:
+    async def step(value: Any) -> Any:
+        async for _ in failing(lambda: SystemExit(3), []):
+            break
+        await settle()
+        raise ValueError("x")
+
+    with pytest.raises(SystemExit) as caught:
+        trio.run(RunnableLambda(step).ainvoke, 1)
+    assert caught.value.code == 3
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", ("nursery", "scope", "both"))
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::RuntimeWarning")
+def test_a_collected_generator_holds_a_nursery_or_a_scope_open(
+    call: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+
+    async def beat() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append("beat over")
+
+    async def generate() -> AsyncIterator[int]:
+        with trio.CancelScope() if kind != "nursery" else nullcontext():
+            if kind == "scope":
+                yield 1
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(beat)
+                try:
+                    yield 1
+                finally:
+                    nursery.cancel_scope.cancel()
+
+    outcomes: list[Any] = []
+
+    async def main() -> None:
+        before = len(_system_tasks())
+        with trio.fail_after(60):
+            try:
+                outcomes.append(await drop(call, generate, log))
+            except Exception as exc:
+                outcomes.append(exc)
+            while len(_system_tasks()) > before:
+                await trio.lowlevel.checkpoint()
+
+    # In the shapes in which it can be closed in its own task nothing is to be seen of it; else it is an error here, or
+    # where a scope of the task's own is left.
+    with suppress(RuntimeError) if kind == "scope" else nullcontext():
+        trio.run(main)
+    if kind != "scope":
+        assert log.count("beat over") == 1
+    if kind == "nursery" and call in ("ainvoke", "astream"):
+        assert outcomes == [1]
+    assert outcomes == [1] or isinstance(outcomes[0], (RuntimeError, ExceptionGroup))
+    caplog.clear()

@@ -215,7 +215,8 @@ def start(
                 contain(exc, f"the background task {name!r} failed")
             finally:
                 try:
-                    await close_open_nurseries()
+                    if trio.lowlevel.current_task().child_nurseries:
+                        await close_open_nurseries()
                 finally:
                     over()
 
@@ -245,8 +246,8 @@ def contain(error: BaseException, message: str) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-async def close_open_nurseries(before: int = 0) -> bool:
-    """Cancel the nurseries that what ran in the current task has left open; return whether there were any.
+async def close_open_nurseries(before: int = 0) -> None:
+    """Cancel the nurseries that what ran in the current trio task has left open, and wait for their children.
 
     A task with an open nursery can only end in an error, which in a system task takes the whole run down. Code leaves one
     open where it suspends a generator in the middle of it for good.
@@ -254,14 +255,10 @@ async def close_open_nurseries(before: int = 0) -> bool:
     Args:
         before: How many were open before.
     """
-    if backend() != "trio":
-        return False
     import trio
 
     task = trio.lowlevel.current_task()
-    if len(nurseries := task.child_nurseries) <= before:
-        return False
-    abandoned = nurseries[before:]
+    abandoned = task.child_nurseries[before:]
     for nursery in abandoned:
         nursery.cancel_scope.cancel()
     with trio.move_on_after(ABANDONED_SECONDS, shield=True):
@@ -270,7 +267,6 @@ async def close_open_nurseries(before: int = 0) -> bool:
             await trio.sleep(0.01)
     # trio has no public way to give a nursery up.
     del task._child_nurseries[before:]
-    return True
 
 
 def is_loop_ending() -> bool:

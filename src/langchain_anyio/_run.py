@@ -12,7 +12,6 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from types import AsyncGeneratorType
@@ -73,7 +72,6 @@ CLEANUP_SECONDS = 5.0
 MODEL_SECONDS = 3.0
 # When a task that cleans up gives up by itself, before the one that watches it gives it up.
 OWN_SECONDS = 4.75
-_NO_SCOPE = nullcontext()
 
 
 def call_of(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
@@ -261,6 +259,8 @@ class ModelRun(Run):
             # What goes wrong after the message is whole neither replaces it nor is lost.
             self._note_end_error(error)
         self._state.fail(error)
+        if isinstance(error, EXITS) and self._state.accumulator.error is not error:
+            self._note_end_error(error)  # of a run that was closed before
         if not whole or is_cancellation(error) or isinstance(error, EXITS):
             self._begin_cleanup()
 
@@ -391,18 +391,18 @@ class ModelRun(Run):
         steps = 0
         over = False
         failure: BaseException | None = None
-        stall_scope = None if stall is None else stall.scope
         # A generator that holds a cancel scope or a task group open where it is suspended has these within ours: it has to
-        # be closed in here. What has cancelled ours is kept out meanwhile, by a scope around the generator's own.
-        closing = anyio.CancelScope()
+        # be closed in here. What has cancelled the run is kept out meanwhile.
+        scope = anyio.CancelScope() if stall is None else stall.scope
+        stalled = False
         try:
-            with stall_scope or _NO_SCOPE, closing:
+            with scope:
                 while not over:
                     try:
                         # Nobody reads on after the message's end, which a native producer may be past.
                         if not (flow.has_room(limit) or state.done or step is not next_item):
                             await flow.wait_for_room(limit)
-                        if stall is not None:
+                        if stall is not None and step is next_item:
                             stall.start()
                         text = None
                         events: Iterable[Mapping[str, Any]] = ()
@@ -417,7 +417,7 @@ class ModelRun(Run):
                             stall.stop()
                         if step is not next_item:
                             step, failure = next_item, None
-                            closing.deadline = math.inf
+                            scope.deadline = math.inf
                         if text and bridge is not None:
                             if not (flow.has_room(limit) or state.done):
                                 await flow.wait_for_room(limit)
@@ -432,18 +432,21 @@ class ModelRun(Run):
                         if not steps % STEPS_BETWEEN_YIELDS:
                             await checkpoint()
                     except BaseException as exc:
+                        stalled = failure is None and scope.cancel_called
                         step, failure = next_item, exc
-                        closing.deadline = anyio.current_time() + MODEL_SECONDS
-                        if self._is_for_generator(exc, iterator, stall_scope, closing):
+                        if stall is not None:
+                            stall.stop()
+                        scope.deadline = anyio.current_time() + MODEL_SECONDS
+                        if self._is_for_generator(exc, iterator, scope):
                             # A scope of its own was cancelled while it was suspended.
                             step = partial(cast("AsyncGenerator[Any, Any]", iterator).athrow, exc)
                             continue
-                        closing.shield = True
+                        scope.shield = True
                         if not is_cancellation(exc):
                             self._fail(exc)
                         await self._close_items(iterator)
                         raise
-            if stall is not None and stall.scope.cancelled_caught:
+            if stall is not None and stalled and scope.cancelled_caught:
                 raise StreamStalledError(stall.seconds)
             if failure is not None:  # the time for closing is over
                 raise failure
@@ -451,14 +454,14 @@ class ModelRun(Run):
             del failure
 
     def _is_for_generator(
-        self, error: BaseException, iterator: object, *ours: anyio.CancelScope | None
+        self, error: BaseException, iterator: object, scope: anyio.CancelScope
     ) -> bool:
         """Tell whether `error` is a cancellation that nobody but the model's suspended generator knows."""
         return (
             isinstance(error, anyio.get_cancelled_exc_class())
             and isinstance(iterator, AsyncGeneratorType)
             and iterator.ag_frame is not None
-            and not any(s is not None and s.cancel_called for s in (self._model_scope, *ours))
+            and not (self._model_scope.cancel_called or scope.cancel_called)
             and not is_loop_ending()
         )
 

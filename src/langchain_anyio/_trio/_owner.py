@@ -11,7 +11,7 @@ import logging
 import sys
 import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 from weakref import WeakKeyDictionary
@@ -20,6 +20,12 @@ import trio
 from trio.lowlevel import current_task
 
 from langchain_anyio._asyncgens import AsyncGenerators
+from langchain_anyio._background import EXITS, contain
+from langchain_anyio._projection import raise_as_it_came
+
+if sys.version_info < (3, 11):
+    # Comes with trio there.
+    from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
 if TYPE_CHECKING:
     from ._futures import Task
@@ -59,15 +65,23 @@ class Owner:
 
     Tasks belong to the innermost call that they were started in. Generators belong to the outermost, which is where
     nobody is left to read them: within it they may be handed around, as the branches of a `RunnableParallel` share their
-    input. One that is collected earlier is closed then, and the outermost call waits for that.
+    input. One that is collected earlier is closed then, and the outermost call waits for that; one that may have left a
+    nursery open in its task is closed in that task, when the call ends.
+
+    What the cleanup of a collected one raises is logged, as trio does; `KeyboardInterrupt` and `SystemExit` are raised by
+    the outermost call, when it ends.
     """
 
     __slots__ = (
         "_closing",
         "_collected",
         "_ending",
+        "_exit",
         "_generators",
+        "_holding",
+        "_nurseries",
         "_outermost",
+        "_task",
         "_token",
         "tasks",
     )
@@ -78,6 +92,11 @@ class Owner:
         self._outermost: Owner = self if outer is None else outer._outermost
         self._generators = AsyncGenerators(self._generator_collected)
         self._collected: deque[AsyncGenerator[Any, Any]] = deque()
+        # Of those collected, which may hold a nursery open in the task.
+        self._holding: deque[tuple[trio.lowlevel.Task, AsyncGenerator[Any, Any]]] = deque()
+        self._task = current_task()
+        self._nurseries = len(self._task.child_nurseries)
+        self._exit: BaseException | None = None
         self._closing = trio.Lock()
         self._ending = False
         self._token = trio.lowlevel.current_trio_token()
@@ -127,7 +146,9 @@ class Owner:
 
     def end(self, *, everything: bool = True) -> bool:
         """Do what `aclose()` does where that is nothing, as it is most often; tell whether it was."""
-        if self.tasks or self._collected or self._closing.locked():
+        if self.tasks or self._collected or self._holding or self._closing.locked():
+            return False
+        if self._exit is not None:
             return False
         if self._outermost is self:
             if everything and self._generators.are_open():
@@ -229,9 +250,17 @@ class Owner:
                 await self._close_collected()
             finally:
                 self._generators.release()
+                if self._exit is not None:
+                    raise_as_it_came(self._exit, self._exit.__traceback__)
 
     def _generator_collected(self, generator: AsyncGenerator[Any, Any]) -> None:
         # Whoever let go of it may be anywhere, in another thread or in the middle of trio's own code.
+        task = current_task() if trio.lowlevel.in_trio_task() else None
+        if task is not None:
+            before = self._nurseries if task is self._task else 0
+            if len(task.child_nurseries) > before:
+                self._holding.append((task, generator))
+                return
         self._collected.append(generator)
         try:
             self._token.run_sync_soon(self._start_closing)
@@ -249,11 +278,27 @@ class Owner:
                 pass
 
     async def _close_in_background(self) -> None:
-        if not self._closing.locked():
-            await self._close_collected()
+        try:
+            if not self._closing.locked():
+                await self._one_at_a_time(self._close_in_turn)
+        except BaseException as exc:  # noqa: BLE001 - of a system task, which takes the whole run down
+            contain(exc, "closing async generators failed")
 
     async def _close_collected(self) -> None:
-        await self._one_at_a_time(self._close_in_turn)
+        while True:
+            self._collected.extend(self._closable_here())
+            await self._one_at_a_time(self._close_in_turn)
+            if not self._holding:  # that closing has left
+                break
+
+    def _closable_here(self) -> Iterator[AsyncGenerator[Any, Any]]:
+        """Take out those that may hold a nursery open, but in no other task that goes on."""
+        while self._holding:
+            task, generator = self._holding.popleft()
+            if task is current_task() or getattr(task.coro, "cr_frame", None) is None:
+                yield generator
+            else:
+                _logger.error("%r is left open: it was begun in another task", generator)
 
     async def _one_at_a_time(self, close: Callable[[], Awaitable[None]]) -> None:
         """Close generators while nobody else does: closing one closes those that it reads."""
@@ -270,8 +315,15 @@ class Owner:
             generator = self._collected.popleft()
             try:
                 await generator.aclose()
-            except Exception:
-                _logger.warning("closing %r failed", generator, exc_info=True)
+            except trio.Cancelled:
+                raise
+            except BaseException as exc:
+                if isinstance(exc, EXITS) or (
+                    isinstance(exc, BaseExceptionGroup) and exc.split(EXITS)[0] is not None
+                ):
+                    self._exit = self._exit or exc
+                else:
+                    _logger.warning("closing %r failed", generator, exc_info=True)
 
 
 async def _insist(close: Callable[[], Awaitable[None]]) -> None:
