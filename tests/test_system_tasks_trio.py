@@ -329,7 +329,8 @@ def test_a_collected_generator_holds_a_nursery_or_a_scope_open(
         trio.run(main)
     if kind != "scope":
         assert log.count("beat over") == 1
-    if kind == "nursery" and call in ("ainvoke", "astream"):
+    # langchain-core takes a task for the step where tasks take no context.
+    if kind == "nursery" and call in ("ainvoke", "astream") and sys.version_info >= (3, 11):
         assert outcomes == [1]
     assert outcomes == [1] or isinstance(outcomes[0], (RuntimeError, ExceptionGroup))
     caplog.clear()

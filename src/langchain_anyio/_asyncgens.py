@@ -19,6 +19,9 @@ from typing import Any, TypeVar, cast, final
 
 from anyio.lowlevel import cancel_shielded_checkpoint
 
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
+
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
@@ -107,22 +110,24 @@ class AsyncGenerators:
         rested = False
         closing: list[AsyncGeneratorType[Any, Any]] = []
         while True:
+            step: Awaitable[None]
+            if closing:
+                step = _close(closing.pop(0))
+            # One by one: what only this one holds is collected when it is closed, and comes next.
+            elif kept := self._next_kept():
+                step = _close(kept.pop())
+            elif not self.are_open():
+                break
+            elif not rested:
+                # An event loop holds the exception that it resumed the task with until the task waits again.
+                rested = True
+                step = cancel_shielded_checkpoint()
+            elif closing := self._unreachable([e for e in (*errors, first) if e is not None]):
+                continue
+            else:
+                break
             try:
-                if closing:
-                    await _close(closing.pop(0))
-                # One by one: what only this one holds is collected when it is closed, and comes next.
-                elif kept := self._next_kept():
-                    closing = kept
-                elif not self.are_open():
-                    break
-                elif not rested:
-                    # An event loop holds the exception that it resumed the task with until the task waits again.
-                    rested = True
-                    await cancel_shielded_checkpoint()
-                else:
-                    closing = self._unreachable([e for e in (*errors, first) if e is not None])
-                    if not closing:
-                        break
+                await step
             except BaseException as exc:  # noqa: BLE001 - raised below
                 first = first or exc
         if first is not None:
@@ -241,7 +246,7 @@ def _may_lead_on(item: object) -> bool:
     """Tell whether to look at what an object refers to; what belongs to a module is alive with it."""
     return (
         gc.is_tracked(item)
-        and not isinstance(item, (type, ModuleType, CodeType))
+        and not issubclass(type(item), (type, ModuleType, CodeType))  # asks nothing of the object
         and not (type(item) is dict and "__builtins__" in item)
     )
 
@@ -265,6 +270,8 @@ def _finished_frames(errors: list[BaseException]) -> list[FrameType]:
             if id(traceback.tb_frame) not in running:
                 frames[id(traceback.tb_frame)] = traceback.tb_frame
             traceback = traceback.tb_next
-        related = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+        related = [error.__cause__, error.__context__]
+        if isinstance(error, BaseExceptionGroup):
+            related.extend(error.exceptions)
         errors.extend(other for other in related if other is not None)
     return list(frames.values())
