@@ -14,11 +14,10 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextvars import Context, copy_context
 from functools import partial
-from types import CoroutineType, TracebackType
+from types import CoroutineType
 from typing import Any, Generic, TypeVar, cast
 
 import trio
-from typing_extensions import Self
 
 from langchain_anyio._background import EXITS, close_open_nurseries, contain
 
@@ -511,30 +510,6 @@ async def wait_for(fut: Awaitable[T], timeout: float | None) -> T:
     with trio.move_on_after(_seconds(timeout)):
         return await fut
     raise asyncio.TimeoutError
-
-
-class timeout:  # noqa: N801  # asyncio's name
-    """Port `asyncio.timeout`."""
-
-    def __init__(self, delay: float | None) -> None:
-        self._delay = delay
-
-    async def __aenter__(self) -> Self:
-        self._scope = trio.move_on_after(_seconds(self._delay))
-        self._scope.__enter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._scope.__exit__(exc_type, exc, traceback) or self._scope.cancelled_caught:
-            raise TimeoutError
-
-    def expired(self) -> bool:
-        return self._scope.cancelled_caught
 
 
 def _seconds(timeout: float | None) -> float:

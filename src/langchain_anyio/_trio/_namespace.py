@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 import trio
 
-from . import _crossing, _current, _futures, _primitives
+from . import _crossing, _current, _futures, _primitives, _timeouts
 from ._loop import running_loop, running_loop_of_handlers
 from ._running import nothing_runs, on_trio
 
@@ -22,6 +22,7 @@ ON_TRIO: Final[dict[str, Any]] = {
     "Queue": _primitives.Queue,
     "Future": _futures.Future,
     "Task": _futures.Task,
+    "Timeout": _timeouts.Timeout,
     "_get_running_loop": running_loop,
     "as_completed": _futures.as_completed,
     "create_task": _futures.create_task,
@@ -36,7 +37,8 @@ ON_TRIO: Final[dict[str, Any]] = {
     "set_event_loop": _crossing.set_event_loop,
     "shield": _futures.shield,
     "sleep": _futures.sleep,
-    "timeout": _futures.timeout,
+    "timeout": _timeouts.timeout,
+    "timeout_at": _timeouts.timeout_at,
     "to_thread": _futures.to_thread,
     "wait": _futures.wait,
     "wait_for": _futures.wait_for,
