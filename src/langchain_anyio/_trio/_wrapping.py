@@ -15,6 +15,7 @@ from trio.lowlevel import checkpoint
 
 from langchain_anyio._providers import embeddings_for_current_loop, for_current_loop
 
+from ._classic import WRAPPERS_OF_CLASSIC
 from ._contexts import InContext
 from ._langgraph import WRAPPERS_OF_LANGGRAPH
 from ._loop import TrioLoop, running_loop
@@ -237,5 +238,6 @@ _BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
     "langchain_openai.embeddings.base.OpenAIEmbeddings.aembed_documents": functools.partial(
         _of_this_loop, choose=embeddings_for_current_loop
     ),
+    **WRAPPERS_OF_CLASSIC,
     **WRAPPERS_OF_LANGGRAPH,
 }
