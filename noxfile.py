@@ -126,6 +126,13 @@ def upstream_langgraph(session: nox.Session) -> None:
     session.run("python", "tests/upstream_langgraph/run.py", session.create_tmp(), *session.posargs)
 
 
+@nox.session(python=PYTHONS)
+def upstream_cpython(session: nox.Session) -> None:
+    """The interpreter's own tests of asyncio, on asyncio and on trio, where it comes with them."""
+    session.install(".[trio]", "--group", "upstream-cpython")
+    session.run("python", "tests/upstream_cpython/run.py", session.create_tmp(), *session.posargs)
+
+
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest declared versions, on the lowest Python."""

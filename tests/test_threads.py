@@ -52,6 +52,14 @@ def new_limiter() -> anyio.CapacityLimiter:
     return anyio.CapacityLimiter(5)
 
 
+async def test_a_function_may_return_a_coroutine() -> None:
+    async def later() -> int:
+        return 1
+
+    coroutine = await ThreadCalls(Loop()).run(later, label="later", limiter=new_limiter())
+    assert await coroutine == 1
+
+
 # Limiters
 
 

@@ -47,6 +47,7 @@ from langchain_core.runnables import (
     RunnableParallel,
     RunnablePassthrough,
 )
+from langchain_core.tools import tool
 from langchain_core.tracers import LogStreamCallbackHandler
 
 import langchain_anyio
@@ -549,7 +550,7 @@ async def test_gather_raises_bare_and_leaves_nobody_behind() -> None:
     with pytest.raises(KeyError, match="bare"):
         await _futures.gather(waits(), fails(), waits())
     assert log == ["cancelled", "cancelled"]
-    results = await _futures.gather(fails(), _futures.sleep(0, 1), return_exceptions=True)
+    results = await _futures.gather(fails(), NAMESPACE.sleep(0, 1), return_exceptions=True)
     assert [type(result) for result in results] == [KeyError, int]
 
 
@@ -1092,6 +1093,23 @@ async def test_context_variables_reach_steps_handlers_and_threads() -> None:
     chain = RunnableLambda(step) | RunnableParallel(a=RunnableLambda(step), b=in_thread)
     await chain.ainvoke(1, {"callbacks": [Handler(), AsyncHandler()]})
     assert seen == dict.fromkeys(("sync handler", "async handler", "step", "thread"), "me")
+
+
+def returns_a_coroutine(text: str) -> Any:
+    """Answer later."""
+
+    async def answer() -> str:
+        return f"{text}!"
+
+    return answer()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "made", (RunnableLambda(returns_a_coroutine), tool(returns_a_coroutine)), ids=("step", "tool")
+)
+async def test_a_plain_function_may_return_a_coroutine(made: Any) -> None:
+    assert await (await made.ainvoke("hi")) == "hi!"
 
 
 @pytest.mark.trio

@@ -113,11 +113,12 @@ class ThreadCalls:
         """
         call = _Call(label)
 
-        def work() -> T:
+        def work() -> tuple[T]:
             if not call.begin():
                 raise StreamCancelledError
             try:
-                return func()
+                # trio refuses a bare coroutine: it takes the function for an asynchronous one.
+                return (func(),)
             except BaseException as exc:
                 # A future takes no StopIteration, a GeneratorExit would close the coroutine that it is raised in, and
                 # a cancellation, of a loop that `func` ran perhaps, would be taken for that of the task.
@@ -129,7 +130,10 @@ class ThreadCalls:
                     self._loop.call_soon(partial(self._forget, call))
 
         try:
-            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+            (result,) = await anyio.to_thread.run_sync(
+                work, abandon_on_cancel=True, limiter=limiter
+            )
+            return result
         except anyio.get_cancelled_exc_class():
             if call.abandon():
                 self._left[call] = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, ContextVar
 from typing import Any, Final, Generic, TypeVar, cast, final
+from contextvars import Context
+from types import CoroutineType
+from typing import Any, Generic, TypeVar, cast, final
 
 import trio
 from outcome import Outcome, acapture
@@ -32,19 +35,25 @@ class InContext(Generic[T]):
         awaitable: What to run.
         context: What to run it in.
         yielding: Whether other tasks run first, as they do before a task begins.
+        in_list: Whether the result is returned in a list, as that of several is.
 
     Raises:
         RuntimeError: The context is entered already.
     """
 
-    __slots__ = ("_awaitable", "_context", "_in_own_task", "_yielding")
+    __slots__ = ("_awaitable", "_context", "_in_list", "_in_own_task", "_yielding")
 
     def __init__(
-        self, awaitable: Awaitable[T], context: Context, *, yielding: bool = False
+        self,
+        awaitable: Awaitable[Any],
+        context: Context,
+        yielding: bool = False,
+        in_list: bool = False,
     ) -> None:
         self._awaitable = awaitable
         self._context = context
         self._yielding = yielding
+        self._in_list = in_list
         self._in_own_task = False
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -60,7 +69,9 @@ class InContext(Generic[T]):
 
     def _steps(self) -> Generator[Any, Any, T]:
         run = self._context.run
-        steps = self._awaitable.__await__()
+        awaitable = self._awaitable
+        # A coroutine has the methods of the iterator that it would return.
+        steps: Any = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()
         resume: Callable[[Any], Any] = steps.send
         value: Any = None
         try:
@@ -75,7 +86,7 @@ class InContext(Generic[T]):
             try:
                 yielded = run(resume, value)
             except StopIteration as stop:
-                return cast("T", stop.value)
+                return cast("T", [stop.value] if self._in_list else stop.value)
             finally:
                 value = None  # an exception would refer to this frame, and so to itself
             try:

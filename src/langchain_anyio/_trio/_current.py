@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, cast, final
 
 import trio
 
 from ._futures import Task
+from ._loop import TrioLoop
 
 T = TypeVar("T")
 
@@ -40,10 +42,22 @@ class ForeignTask:
         return hash(self._task)
 
 
-def current_task() -> Task[Any] | ForeignTask:
-    """Port `asyncio.current_task`, of the running loop."""
+def current_task(loop: object = None) -> Task[Any] | ForeignTask | None:
+    """Port `asyncio.current_task`; a loop of asyncio's has its own."""
+    if loop is not None and not isinstance(loop, TrioLoop):
+        return asyncio.current_task(cast("Any", loop))  # type: ignore[return-value]
     task = trio.lowlevel.current_task()
     return Task.of(task) or ForeignTask(task)
+
+
+def all_tasks(loop: object = None) -> set[Task[Any]]:
+    """Port `asyncio.all_tasks`: those of the run that have been made here, whatever call they belong to."""
+    if loop is not None and not isinstance(loop, TrioLoop):
+        return asyncio.all_tasks(cast("Any", loop))  # type: ignore[return-value]
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    found = (Task.started_in(task) for n in root.child_nurseries for task in n.child_tasks)
+    return {task for task in found if task is not None and not task.done()}
 
 
 def eager_task_factory(
@@ -55,3 +69,14 @@ def eager_task_factory(
 ) -> Task[T]:
     """Port `asyncio.eager_task_factory`; the task does not begin at once, but before any that is started later."""
     return Task(coro, name=name, context=context)
+
+
+def create_eager_task_factory(
+    custom_task_constructor: Callable[..., T],
+) -> Callable[..., T]:
+    """Port `asyncio.create_eager_task_factory`; likewise."""
+
+    def factory(loop: object, coro: Awaitable[Any], **kwargs: Any) -> T:
+        return custom_task_constructor(coro, loop=loop, eager_start=True, **kwargs)
+
+    return factory

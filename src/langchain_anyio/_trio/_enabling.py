@@ -18,6 +18,9 @@ from . import _namespace
 from ._langgraph import NAMESPACES_OF_LANGGRAPH
 from ._namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, Namespace
 from ._originals import Replaced, all_originals, keep_original, original_of
+from ._awaiting import TRANSPARENT
+from ._crossing import standing_for
+from ._namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, PORTABLE, Namespace
 from ._running import on_trio
 from ._wrapping import libraries, wrapped_in_class, wrapped_in_module
 
@@ -261,8 +264,7 @@ def _namespace_of(module: str) -> Namespace:
 
 # For `from asyncio import ...` and for base classes: asyncio's classes, which the portable ones are subclasses of.
 _PORTABLE_CLASSES: Final[dict[Any, Any]] = {
-    getattr(asyncio, name): ON_TRIO[name]
-    for name in ("Condition", "Event", "Lock", "Queue", "Semaphore")
+    getattr(asyncio, name): ON_TRIO[name] for name in PORTABLE
 }
 for _original_class, _portable_class in _PORTABLE_CLASSES.items():
     keep_original(_portable_class, _original_class)
@@ -287,7 +289,8 @@ def _portable(name: str, namespace: Namespace) -> Any:
         return getattr(namespace, name)(*args, **kwargs)
 
     if isinstance(original, type):
-        return original if name in {"Future", "Task"} else call
+        return original if name in {"Future", "Task"} else standing_for(original, ON_TRIO[name])
+    TRANSPARENT.add(call.__code__)
     call.__name__ = call.__qualname__ = name
     call.__doc__ = original.__doc__
     return call

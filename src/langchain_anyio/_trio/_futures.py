@@ -1,4 +1,4 @@
-"""asyncio's futures and tasks on trio, and the functions around them.
+"""asyncio's futures and tasks on trio.
 
 Only what runs in a trio task calls anything here. The meaning of each name is asyncio's, with structure added: a task
 does not outlive the call that started it, awaiting something is to answer for it, and whoever is cancelled raises
@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import reprlib
 import sys
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextvars import Context, copy_context
-from functools import partial
-from types import CoroutineType
-from typing import Any, Generic, TypeVar, cast
+from inspect import getcoroutinelocals, isawaitable
+from sys import _getframe
+from types import CoroutineType, GenericAlias, TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import trio
+from trio.lowlevel import current_task
 
 from langchain_anyio._background import EXITS, close_open_nurseries, contain
 
+from ._awaiting import awaited_at_once
 from ._contexts import InContext
+from ._missing import missing_of_task
 from ._owner import CLEANUP_SECONDS, Owner
 from ._turns import Turns
 
@@ -39,7 +44,7 @@ _running: dict[trio.lowlevel.Task, Task[Any]] = {}
 _turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("langchain_anyio_turns")
 
 
-def _turns_of_this_run() -> Turns:
+def turns_of_this_run() -> Turns:
     try:
         return _turns.get()
     except LookupError:
@@ -54,15 +59,23 @@ class Future(Generic[T]):
     Ports `asyncio.Future`. Its callbacks are called at once, and not soon, when it is done.
     """
 
+    # In the class, so that a future that is still to come is quickly made.
+    _loop: object = None
+    _result: T | None = None
+    _exception: BaseException | None = None
+    _traceback: TracebackType | None = None
+    _cancelled = False
+    _message: object = None
+    _retrieved = False
+
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(GenericAlias)
+
     def __init__(self, *, loop: object = None) -> None:
-        self._loop = loop
+        if loop is not None:
+            self._loop = loop
         self._event = trio.Event()
-        self._result: T | None = None
-        self._exception: BaseException | None = None
-        self._cancelled = False
-        self._message: str | None = None
         self._callbacks: list[tuple[Callable[[Any], object], Context]] = []
-        self._retrieved = False
 
     def done(self) -> bool:
         return self._event.is_set()
@@ -71,8 +84,9 @@ class Future(Generic[T]):
         return self._cancelled
 
     def result(self) -> T:
-        if error := self.exception():
-            raise error
+        if (error := self.exception()) is not None:
+            # Without the places where it has been raised before: a future may be awaited often.
+            raise error.with_traceback(self._traceback)
         return cast("T", self._result)
 
     def exception(self) -> BaseException | None:
@@ -101,10 +115,18 @@ class Future(Generic[T]):
 
     def set_exception(self, exception: BaseException | type[BaseException]) -> None:
         self._finish()
-        self._exception = exception() if isinstance(exception, type) else exception
+        error = exception() if isinstance(exception, type) else exception
+        if isinstance(error, StopIteration):
+            wrapper = RuntimeError(
+                "StopIteration interacts badly with generators and cannot be raised into a Future"
+            )
+            wrapper.__context__ = wrapper.__cause__ = error
+            error = wrapper
+        self._exception = error
+        self._traceback = error.__traceback__
         self._announce()
 
-    def cancel(self, msg: str | None = None) -> bool:
+    def cancel(self, msg: object = None) -> bool:
         if self.done():
             return False
         self._message = msg
@@ -118,6 +140,8 @@ class Future(Generic[T]):
 
     def _announce(self) -> None:
         self._event.set()
+        if not self._callbacks:
+            return
         callbacks, self._callbacks = self._callbacks, []
         exits: BaseException | None = None
         for callback, context in callbacks:
@@ -186,6 +210,18 @@ class Future(Generic[T]):
             raise
         return self.result()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._shown_state()}>"
+
+    def _shown_state(self) -> str:
+        if not self.done():
+            return "pending"
+        if self._cancelled:
+            return "cancelled"
+        if self._exception is not None:
+            return f"finished exception={self._exception!r}"
+        return f"finished result={reprlib.repr(self._result)}"
+
     def __del__(self) -> None:
         # A generator that has come to its end is no error.
         error = self._exception
@@ -206,19 +242,31 @@ class Task(Future[T]):
     finishes = False
 
     def __init__(
-        self, coro: Awaitable[T], *, name: str | None = None, context: Context | None = None
+        self,
+        coro: Awaitable[T],
+        *,
+        loop: object = None,
+        name: object = None,
+        context: Context | None = None,
+        eager_start: bool = False,  # noqa: ARG002  # asyncio's; a task begins in its turn
     ) -> None:
-        super().__init__()
-        self._name = name or getattr(coro, "__qualname__", None) or type(coro).__name__
+        if not hasattr(coro, "__await__") and not isawaitable(coro):
+            raise TypeError(f"a coroutine was expected, got {coro!r}")
+        super().__init__(loop=loop)
+        self._name = (
+            str(name)
+            if name is not None
+            else getattr(coro, "__qualname__", None) or type(coro).__name__
+        )
         self._awaitable: Awaitable[T] | None = coro
         self._scope = trio.CancelScope()
         self._owner = Owner.current()
         if self._owner is not None:
             self._owner.tasks.add(self)
-        context = copy_context() if context is None else context
+        self._context = context = copy_context() if context is None else context
         try:
             trio.lowlevel.spawn_system_task(self._begin, name=self._name, context=context)
-            self._turn = _turns_of_this_run().make()
+            self._turn = turns_of_this_run().make()
         except RuntimeError:
             # The run is ending and takes no more tasks, while its last generators are closed: it runs as it is awaited.
             self._late = True
@@ -230,11 +278,27 @@ class Task(Future[T]):
         """Return the task that a trio task runs, `None` where it runs none."""
         return _running.get(task)
 
+    @staticmethod
+    def started_in(task: trio.lowlevel.Task) -> Task[Any] | None:
+        """Return the task that a system task has been started for, whether it has begun or not."""
+        if getattr(task.coro, "cr_code", None) is not Task._begin.__code__:
+            return None
+        return cast("Task[Any] | None", getcoroutinelocals(task.coro).get("self"))
+
     def detach(self) -> None:
         """Have it belong to the run, and not to the call that it was started in; before it has begun."""
         if self._owner is not None:
             self._owner.tasks.discard(self)
             self._owner = None
+
+    def set_result(self, result: T) -> None:  # noqa: ARG002
+        raise RuntimeError("Task does not support set_result operation")
+
+    def set_exception(
+        self,
+        exception: BaseException | type[BaseException],  # noqa: ARG002
+    ) -> None:
+        raise RuntimeError("Task does not support set_exception operation")
 
     def get_name(self) -> str:
         return self._name
@@ -243,9 +307,16 @@ class Task(Future[T]):
         self._name = str(value)
 
     def get_coro(self) -> Awaitable[T] | None:
+        """Return what it runs; `None` once that has ended, which it does not keep."""
         return self._awaitable
 
-    def cancel(self, msg: str | None = None) -> bool:
+    def get_context(self) -> Context:
+        return self._context
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(missing_of_task(name), name=name, obj=self)
+
+    def cancel(self, msg: object = None) -> bool:
         if self.done():
             return False
         if not self._scope.cancel_called:
@@ -257,17 +328,22 @@ class Task(Future[T]):
         return int(self._scope.cancel_called or isinstance(sys.exc_info()[1], trio.Cancelled))
 
     async def settled(self) -> None:
+        if self._event.is_set():
+            return
+        if _running.get(current_task()) is self:
+            raise RuntimeError(f"Task cannot await on itself: {self!r}")
         if self._late:
             self._late = False
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await self._run()
-        await super().settled()
+        await self._event.wait()
 
     async def _begin(self) -> None:
         try:
-            if not self._turn.is_next():
-                await self._turn.come()
-            self._turn.take()
+            turn = self._turn
+            if not turn.is_next():
+                await turn.come()
+            turn.take()
             await self._run()
         except BaseException as exc:  # noqa: BLE001  # of a system task, which takes the whole run down
             # The run's cancellation need not go on from here: the task ends. No other one may.
@@ -275,7 +351,7 @@ class Task(Future[T]):
 
     async def _run(self) -> None:
         awaitable = cast("Awaitable[T]", self._awaitable)
-        here = trio.lowlevel.current_task()
+        here = current_task()
         outer = _running.get(here)
         _running[here] = self
         nurseries = len(here.child_nurseries)
@@ -293,12 +369,16 @@ class Task(Future[T]):
                     self._result = await (awaitable if owner is None else owner.run(awaitable))
                 cancelled = self._scope.cancelled_caught
         except asyncio.CancelledError as exc:
-            self._message = self._message or (str(exc.args[0]) if exc.args else None)
+            if self._message is None and exc.args:
+                self._message = exc.args[0]
             cancelled = True
         except BaseException as exc:  # noqa: BLE001  # whoever awaits the task gets it
             # trio's cancellation that is left here is that of the run, which has to have it back.
             ours, self._exception = _split(exc)
-            cancelled = self._exception is None
+            if self._exception is None:
+                cancelled = True
+            else:
+                self._traceback = self._exception.__traceback__
         finally:
             if outer is None:
                 del _running[here]
@@ -325,7 +405,10 @@ class Task(Future[T]):
             self._cancelled, self._exception = False, exc
 
     def __repr__(self) -> str:
-        return f"<Task {self._name!r}{'' if not self.done() else ' done'}>"
+        state, _, outcome = self._shown_state().partition(" ")
+        if state == "pending" and self._scope.cancel_called:
+            state = "cancelling"
+        return f"<Task {state} name={self._name!r}{outcome and ' ' + outcome}>"
 
 
 def _split(
@@ -341,15 +424,31 @@ def _split(
 
 
 def create_task(
-    coro: Awaitable[T], *, name: str | None = None, context: Context | None = None
+    coro: Awaitable[T],
+    *,
+    name: object = None,
+    context: Context | None = None,
+    eager_start: bool = False,
 ) -> Task[T]:
     """Port `asyncio.create_task`; `context` is taken on every Python."""
-    return Task(coro, name=name, context=context)
+    return Task(coro, name=name, context=context, eager_start=eager_start)
 
 
-def ensure_future(awaitable: Awaitable[T]) -> Future[T]:
+def ensure_future(coro_or_future: Awaitable[T], *, loop: object = None) -> Future[T]:
     """Port `asyncio.ensure_future`."""
-    return awaitable if isinstance(awaitable, Future) else Task(awaitable)
+    if type(coro_or_future) is CoroutineType:  # as most often
+        return Task(coro_or_future, loop=loop)
+    if isinstance(coro_or_future, Future):
+        if loop is not None and loop is not coro_or_future.get_loop():
+            raise ValueError(
+                "The future belongs to a different loop than the one specified as the loop argument"
+            )
+        return coro_or_future
+    if asyncio.isfuture(coro_or_future):
+        return cast("Future[T]", coro_or_future)
+    if not isawaitable(coro_or_future):
+        raise TypeError("An asyncio.Future, a coroutine or an awaitable is required")
+    return Task(coro_or_future, loop=loop)
 
 
 def isfuture(value: object) -> bool:
@@ -357,20 +456,41 @@ def isfuture(value: object) -> bool:
     return isinstance(value, Future) or asyncio.isfuture(value)
 
 
-async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -> Awaitable[list[Any]]:
     """Await all of them at the same time and return their results in order.
 
     When one fails, the others are cancelled and waited for, then its error is raised, bare.
 
-    Ports `asyncio.gather`, where the others run on and nobody waits for them.
+    Ports `asyncio.gather`, where the others run on and nobody waits for them. What is not awaited at once is a task.
     """
-    if len(awaitables) == 1:  # as most often: it needs no task
+    if not awaited_at_once(_getframe(1)):
+        return _begun(_gather(awaitables, return_exceptions), awaitables)
+    if len(awaitables) == 1 and not return_exceptions:  # as most often: it needs no task
+        return InContext(awaitables[0], copy_context(), False, True)
+    return _gather(awaitables, return_exceptions)
+
+
+def _begun(gathering: Coroutine[Any, Any, list[Any]], awaitables: Iterable[Any]) -> Task[list[Any]]:
+    """Return the task of what is not awaited at once."""
+    if not all(map(isawaitable, awaitables)):
+        gathering.close()
+        raise TypeError("An asyncio.Future, a coroutine or an awaitable is required")
+    return Task(gathering, name="gather")
+
+
+async def _gather(awaitables: tuple[Awaitable[Any], ...], return_exceptions: bool) -> list[Any]:
+    if len(awaitables) == 1:
         try:
             return [await InContext(awaitables[0], copy_context())]
         except (Exception, asyncio.CancelledError) as exc:
             if not return_exceptions:
                 raise
             return [exc]
+    if len(set(awaitables)) < len(awaitables):
+        # One that is there twice is awaited once.
+        different = tuple(dict.fromkeys(awaitables))
+        outcomes = dict(zip(different, await _gather(different, return_exceptions), strict=True))
+        return [outcomes[awaitable] for awaitable in awaitables]
     results: list[Any] = [None] * len(awaitables)
     to_begin = iter(enumerate(awaitables))
 
@@ -389,16 +509,25 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
     return results
 
 
-async def gather_to_the_end(
+def gather_to_the_end(
     *awaitables: Awaitable[Any], return_exceptions: bool = False
-) -> list[Any]:
+) -> Awaitable[list[Any]]:
     """As `gather`, but when one fails, the others are let finish.
 
     For callback handlers: none shall miss an event because of another's error.
     """
+    gathering = _gather_to_the_end(awaitables, return_exceptions)
+    if awaited_at_once(_getframe(1)):
+        return gathering
+    return _begun(gathering, awaitables)
+
+
+async def _gather_to_the_end(
+    awaitables: tuple[Awaitable[Any], ...], return_exceptions: bool
+) -> list[Any]:
     if len(awaitables) == 1:
-        return await gather(*awaitables, return_exceptions=return_exceptions)
-    results = await gather(*map(_to_the_end, awaitables))
+        return await _gather(awaitables, return_exceptions)
+    results = await _gather(tuple(map(_to_the_end, awaitables)), False)
     if not return_exceptions:
         errors = [result for result in results if isinstance(result, _Failed)]
         for other in errors[1:]:
@@ -450,96 +579,24 @@ async def _all(run: Callable[[], Awaitable[None]], times: int) -> None:
         other = None
 
 
-async def wait(
-    fs: Iterable[Future[Any]],
-    *,
-    timeout: float | None = None,
-    return_when: str = asyncio.ALL_COMPLETED,
-) -> tuple[set[Future[Any]], set[Future[Any]]]:
-    """Port `asyncio.wait`; cancelled, it leaves the tasks running, which belong to the call that started them."""
-    futures = set(fs)
-    enough = trio.Event()
-
-    def check(_: object = None) -> None:
-        done = [future for future in futures if future.done()]
-        if (
-            len(done) == len(futures)
-            or (done and return_when == asyncio.FIRST_COMPLETED)
-            or (
-                return_when == asyncio.FIRST_EXCEPTION
-                and any(not future.cancelled() and future._exception for future in done)
-            )
-        ):
-            enough.set()
-
-    for future in futures:
-        future.add_done_callback(check)
-    try:
-        with trio.move_on_after(_seconds(timeout)):
-            await enough.wait()
-    finally:
-        for future in futures:
-            future.remove_done_callback(check)
-    done = {future for future in futures if future.done()}
-    return done, futures - done
-
-
-def as_completed(
-    fs: Iterable[Awaitable[T]], *, timeout: float | None = None
-) -> Iterator[Coroutine[Any, Any, T]]:
-    """Port `asyncio.as_completed`, as the iterator of awaitables that it is on every Python."""
-    send, receive = trio.open_memory_channel[Future[T]](float("inf"))
-    futures = [ensure_future(awaitable) for awaitable in fs]
-    deadline = trio.current_time() + _seconds(timeout)
-
-    async def next_result() -> T:
-        with trio.CancelScope(deadline=deadline) as scope:
-            future = await receive.receive()
-        if scope.cancelled_caught:
-            raise asyncio.TimeoutError
-        return future.result()
-
-    for future in futures:
-        future.add_done_callback(send.send_nowait)
-    for _ in futures:
-        yield next_result()
-
-
-async def wait_for(fut: Awaitable[T], timeout: float | None) -> T:
-    """Port `asyncio.wait_for`, in the task of the caller."""
-    with trio.move_on_after(_seconds(timeout)):
-        return await fut
-    raise asyncio.TimeoutError
-
-
-def _seconds(timeout: float | None) -> float:
-    return float("inf") if timeout is None else max(0.0, timeout)
-
-
-async def sleep(delay: float, result: T | None = None) -> T | None:
-    """Port `asyncio.sleep`; after that of no time, all tasks have begun that were started before."""
-    if delay > 0:
-        await trio.sleep(delay)
-        return result
-    turn = _turns_of_this_run().make()
-    try:
-        await trio.lowlevel.checkpoint()
-    finally:
-        if not turn.is_next():
-            await turn.come()
-        turn.take()
-    return result
-
-
-async def shield(arg: Awaitable[T]) -> T:
+def shield(arg: Awaitable[T]) -> Awaitable[T]:
     """Await something that goes on when the awaiting side is cancelled.
 
     It is waited for then, for 5 seconds at most, before the cancellation goes on; what has not ended by then is
     cancelled with the rest.
 
-    Ports `asyncio.shield`, where nobody waits.
+    Ports `asyncio.shield`, where nobody waits. What is not awaited at once is a task.
     """
     future = ensure_future(arg)
+    if future.done():
+        return future
+    shielding = _shield(future)
+    if awaited_at_once(_getframe(1)):
+        return shielding
+    return Task(shielding, name="shield")
+
+
+async def _shield(future: Future[T]) -> T:
     try:
         await future.settled()
     except trio.Cancelled:
@@ -555,11 +612,3 @@ async def shield(arg: Awaitable[T]) -> T:
             )
         raise
     return future.result()
-
-
-async def to_thread(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """Port `asyncio.to_thread`."""
-    from ._loop import running_loop
-
-    call = partial(copy_context().run, func, *args, **kwargs)
-    return cast("T", await running_loop().run_in_executor(None, call))

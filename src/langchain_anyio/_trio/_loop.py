@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import logging
+import sys
 import threading
 import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from functools import partial
+from sys import _getframe
 from typing import Any, TypeVar, cast, final
 
 import anyio
@@ -19,13 +22,20 @@ import trio
 from langchain_anyio._background import Loop, is_cancellation
 from langchain_anyio._threads import handler_limiter, model_limiter
 
+from ._awaiting import awaited_at_once
 from ._futures import Future, Task
+from ._missing import missing_of_loop
 from ._owner import CLEANUP_SECONDS
 from ._running import on_trio
 
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
+
+# The errors that asyncio raises its own for, before Python 3.11, where all of them are one.
+_TIMEOUTS_OF_THREADS: tuple[type[Exception], ...] = (
+    (concurrent.futures.TimeoutError,) if sys.version_info < (3, 11) else ()
+)
 
 _loops: trio.lowlevel.RunVar[TrioLoop] = trio.lowlevel.RunVar("langchain_anyio_loop")
 
@@ -57,7 +67,7 @@ class TrioLoop:
         self._limiter = _Limiter(limiter())
         self._closed = False
         # What other threads, and asyncio's loops in this one, have the run call soon.
-        self._to_call: deque[Callable[[], object]] = deque()
+        self._to_call: deque[Handle] = deque()
         self._of_handlers = self
         if limiter is model_limiter:
             self._of_handlers = TrioLoop(handler_limiter)
@@ -71,17 +81,28 @@ class TrioLoop:
     ) -> Task[T]:
         return Task(coro, name=name, context=context)
 
-    async def run_in_executor(
+    def run_in_executor(
+        self,
+        executor: concurrent.futures.Executor | None,
+        func: Callable[..., T],
+        *args: Any,
+    ) -> Awaitable[T]:
+        """Call `func` in a thread of the executor, or in a worker thread of ours.
+
+        When the awaiting side is cancelled, the thread is waited for, for 5 seconds at most; then it is left behind and
+        named in a `ResourceWarning`. A call that has not begun does not begin. What is not awaited at once is a task.
+        """
+        call = self._run_in_executor(executor, func, *args)
+        if awaited_at_once(_getframe(1)):
+            return call
+        return Task(call, name=_name(func))
+
+    async def _run_in_executor(
         self,
         executor: concurrent.futures.Executor | None,
         func: Callable[..., T],
         *args: Any,
     ) -> T:
-        """Call `func` in a thread of the executor, or in a worker thread of ours.
-
-        When the awaiting side is cancelled, the thread is waited for, for 5 seconds at most; then it is left behind and
-        named in a `ResourceWarning`. A call that has not begun does not begin.
-        """
         if executor is not None:
             return await self._in_executor(executor, func, *args)
         call = _Call(func, args, self._loop)
@@ -93,7 +114,9 @@ class TrioLoop:
             if not await call.left():
                 _warn_of_left(_name(func))
             raise
-        return cast("T", result)
+        except _TIMEOUTS_OF_THREADS as exc:
+            raise asyncio.TimeoutError(*exc.args) from exc
+        return cast("T", result[0])
 
     async def _in_executor(
         self, executor: concurrent.futures.Executor, func: Callable[..., T], *args: Any
@@ -110,11 +133,14 @@ class TrioLoop:
                 if not over.is_set():
                     _warn_of_left(_name(func))
             raise
-        return future.result()
+        try:
+            return future.result()
+        except _TIMEOUTS_OF_THREADS as exc:
+            raise asyncio.TimeoutError(*exc.args) from exc
 
     def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> None:
+    ) -> Handle:
         """Have the run call `callback`; may be called from any thread.
 
         In a task of the run it is called at once, so that it keeps its place before whatever the task wakes, unless there
@@ -123,23 +149,56 @@ class TrioLoop:
         Raises:
             RuntimeError: The run is over.
         """
-        context = copy_context() if context is None else context
+        handle = Handle(callback, args, copy_context() if context is None else context)
         if not self._to_call and on_trio() and running_loop() in {self, self._of_handlers}:
-            _call(partial(context.run, callback, *args))
-            return
-        self._to_call.append(partial(context.run, callback, *args))
+            handle()
+            return handle
+        self._to_call.append(handle)
         if not self._loop.call_soon(self._call_next):
             self._closed = True
             raise RuntimeError("the trio run is over")
+        return handle
 
     call_soon = call_soon_threadsafe
 
     def _call_next(self) -> None:
         # It is there until it has been called: what it leads to comes after it.
         try:
-            _call(self._to_call[0])
+            self._to_call[0]()
         finally:
             self._to_call.popleft()
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> TimerHandle:
+        """Have the run call `callback` at a time of its clock; it belongs to the run, and to no call."""
+        timer = TimerHandle(when, callback, args, copy_context() if context is None else context)
+        trio.lowlevel.spawn_system_task(timer.wait, name=_name(callback))
+        return timer
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> TimerHandle:
+        """Have the run call `callback` after some seconds; it belongs to the run, and to no call."""
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Log what went wrong, as asyncio does where no handler has been set."""
+        _logger.error(context.get("message"), exc_info=context.get("exception"))
+
+    def get_debug(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(missing_of_loop(name), name=name, obj=self)
 
     def is_running(self) -> bool:
         return not self.is_closed()
@@ -149,6 +208,85 @@ class TrioLoop:
 
     def time(self) -> float:
         return trio.current_time()
+
+
+class Handle:
+    """A call that a loop is to make.
+
+    Ports `asyncio.Handle`.
+    """
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context")
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = context
+        self._cancelled = False
+
+    def __call__(self) -> None:
+        if self._cancelled:
+            return
+        try:
+            self._context.run(self._callback, *self._args)
+        except Exception:
+            _logger.exception("a callback of the loop failed")
+
+    def cancel(self) -> None:
+        """Take the call back, where it has not been made yet."""
+        self._cancelled = True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def get_context(self) -> Context:
+        return self._context
+
+
+@final
+class TimerHandle(Handle):
+    """A call that a loop is to make at some time.
+
+    Ports `asyncio.TimerHandle`.
+    """
+
+    __slots__ = ("_scope", "_when")
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context,
+    ) -> None:
+        super().__init__(callback, args, context)
+        self._when = when
+        self._scope = trio.CancelScope()
+
+    async def wait(self) -> None:
+        with self._scope:
+            await trio.sleep_until(self._when)
+            try:
+                self()
+            except BaseException:
+                # Nothing may leave a system task but trio's cancellation, which no callback raises.
+                _logger.exception("a callback of the loop failed")
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._scope.cancel()
+
+    def when(self) -> float:
+        """Return the time, in seconds of `loop.time()`."""
+        return self._when
+
+
+async def to_thread(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Port `asyncio.to_thread`."""
+    call = partial(copy_context().run, func, *args, **kwargs)
+    return await running_loop().run_in_executor(None, call)
 
 
 @final
@@ -166,13 +304,14 @@ class _Call:
         self._abandoned = False
         self._over: trio.Event | None = None
 
-    def __call__(self) -> object:
+    def __call__(self) -> tuple[object]:
         with self._lock:
             if self._abandoned:
-                return None
+                return (None,)
             self._running = True
         try:
-            return self._func(*self._args)
+            # trio refuses a bare coroutine: it takes the function for an asynchronous one.
+            return (self._func(*self._args),)
         except BaseException as exc:
             if is_cancellation(exc):
                 # Of a loop of its own: nothing here was cancelled.
@@ -214,13 +353,6 @@ class _Limiter:
 
     def release_on_behalf_of(self, borrower: object) -> None:
         self._limiter.release_on_behalf_of(borrower)
-
-
-def _call(callback: Callable[[], object]) -> None:
-    try:
-        callback()
-    except Exception:
-        _logger.exception("a callback of the loop failed")
 
 
 def _nothing() -> None:

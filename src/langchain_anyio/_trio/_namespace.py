@@ -9,22 +9,31 @@ from typing import Any, Final, final
 
 import trio
 
-from . import _crossing, _current, _futures, _primitives, _timeouts
-from ._loop import running_loop, running_loop_of_handlers
+from . import _crossing, _current, _futures, _groups, _loop, _primitives, _timeouts, _waiting
+from ._loop import Handle, TimerHandle, running_loop, running_loop_of_handlers
+from ._missing import way_out
 from ._running import nothing_runs, on_trio
 
 # What each name is on trio.
 ON_TRIO: Final[dict[str, Any]] = {
+    "BoundedSemaphore": _primitives.BoundedSemaphore,
     "Condition": _primitives.Condition,
     "Event": _primitives.Event,
+    "LifoQueue": _primitives.LifoQueue,
     "Lock": _primitives.Lock,
-    "Semaphore": _primitives.Semaphore,
+    "PriorityQueue": _primitives.PriorityQueue,
     "Queue": _primitives.Queue,
+    "Semaphore": _primitives.Semaphore,
     "Future": _futures.Future,
+    "Handle": Handle,
     "Task": _futures.Task,
+    "TaskGroup": _groups.TaskGroup,
     "Timeout": _timeouts.Timeout,
+    "TimerHandle": TimerHandle,
     "_get_running_loop": running_loop,
-    "as_completed": _futures.as_completed,
+    "all_tasks": _current.all_tasks,
+    "as_completed": _waiting.as_completed,
+    "create_eager_task_factory": _current.create_eager_task_factory,
     "create_task": _futures.create_task,
     "current_task": _current.current_task,
     "eager_task_factory": _current.eager_task_factory,
@@ -36,41 +45,102 @@ ON_TRIO: Final[dict[str, Any]] = {
     "run_coroutine_threadsafe": _crossing.run_coroutine_threadsafe,
     "set_event_loop": _crossing.set_event_loop,
     "shield": _futures.shield,
-    "sleep": _futures.sleep,
+    "sleep": _waiting.sleep,
     "timeout": _timeouts.timeout,
     "timeout_at": _timeouts.timeout_at,
-    "to_thread": _futures.to_thread,
-    "wait": _futures.wait,
-    "wait_for": _futures.wait_for,
+    "to_thread": _loop.to_thread,
+    "wait": _waiting.wait,
+    "wait_for": _waiting.wait_for,
+    "wrap_future": _crossing.wrap_future,
 }
+if sys.version_info >= (3, 11):
+    ON_TRIO["Barrier"] = _primitives.Barrier
 
-# What is asyncio's own on trio too: constants, errors, questions about a value, and what runs an asyncio loop inside
-# synchronous code.
+# What is asyncio's own on trio too: constants, errors, questions about a value, interfaces that loops and libraries
+# implement, and what runs an asyncio loop inside synchronous code.
 AS_ON_ASYNCIO: Final = frozenset(
     {
         "ALL_COMPLETED",
+        "AbstractChildWatcher",
         "AbstractEventLoop",
+        "AbstractEventLoopPolicy",
+        "AbstractServer",
+        "BaseEventLoop",
+        "BaseProtocol",
+        "BaseTransport",
+        "BrokenBarrierError",
+        "BufferedProtocol",
+        "DatagramProtocol",
+        "DatagramTransport",
+        "DefaultEventLoopPolicy",
+        "EventLoop",
         "FIRST_COMPLETED",
         "FIRST_EXCEPTION",
+        "IncompleteReadError",
         "InvalidStateError",
+        "LimitOverrunError",
+        "ProactorEventLoop",
+        "Protocol",
         "QueueEmpty",
         "QueueFull",
+        "QueueShutDown",
+        "ReadTransport",
         "Runner",
+        "SelectorEventLoop",
+        "SendfileNotAvailableError",
+        "SubprocessProtocol",
+        "SubprocessTransport",
         "TimeoutError",
-        "all_tasks",
+        "Transport",
+        "WindowsProactorEventLoopPolicy",
+        "WindowsSelectorEventLoopPolicy",
+        "WriteTransport",
+        "coroutine",
+        "get_event_loop_policy",
         "iscoroutine",
         "iscoroutinefunction",
         "new_event_loop",
         "run",
+        "set_event_loop_policy",
+    }
+)
+
+# The modules of asyncio whose public names are those of the package.
+_MODULES: Final = frozenset(
+    {
+        "coroutines",
+        "events",
+        "exceptions",
+        "futures",
+        "locks",
+        "queues",
+        "runners",
+        "taskgroups",
+        "tasks",
+        "threads",
+        "timeouts",
     }
 )
 
 NAMES: Final = AS_ON_ASYNCIO | ON_TRIO.keys() | {"CancelledError"}
 
+# Classes that are for either backend, and asyncio's own on asyncio.
+PORTABLE: Final = (
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
+    "LifoQueue",
+    "Lock",
+    "PriorityQueue",
+    "Queue",
+    "Semaphore",
+    *(["Barrier"] if sys.version_info >= (3, 11) else []),
+)
+
 # Where nothing runs, before any loop does and in worker threads, these are for either backend. What is made with the
 # primitives belongs to whatever it is first used on; the others ask the loop that they are given.
 _WHERE_NOTHING_RUNS: Final[dict[str, Any]] = {
-    **{name: ON_TRIO[name] for name in ("Condition", "Event", "Lock", "Semaphore", "Queue")},
+    **{name: ON_TRIO[name] for name in PORTABLE},
     "Future": _crossing.FutureOfLoop,
     "run_coroutine_threadsafe": _crossing.run_coroutine_threadsafe,
 }
@@ -99,8 +169,10 @@ class Namespace:
             return _cancelled_error()
         if name in self._on_trio:
             return self._on_trio[name]
-        if name in AS_ON_ASYNCIO:
+        if name in AS_ON_ASYNCIO and hasattr(asyncio, name):
             return getattr(asyncio, name)
+        if name in _MODULES and hasattr(asyncio, name):
+            return self
         raise AttributeError(_missing(name, sys._getframe(1)), name=name, obj=self)
 
     def __dir__(self) -> list[str]:
@@ -123,9 +195,10 @@ def _missing(name: str, frame: Any) -> str:
     if not hasattr(asyncio, name):
         return f"module 'asyncio' has no attribute {name!r}"
     package = frame.f_globals.get("__name__", "?").partition(".")[0]
+    hint = way_out(name)
     return (
-        f"asyncio.{name} has no meaning on trio yet: {frame.f_code.co_filename}:{frame.f_lineno} "
-        f"uses it ({release(package)})"
+        f"asyncio.{name} has no meaning on trio: {frame.f_code.co_filename}:{frame.f_lineno} "
+        f"uses it ({release(package)}){hint and '; ' + hint}"
     )
 
 

@@ -6,6 +6,7 @@ They stay asyncio's own classes, and on asyncio do nothing else: all that they n
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
@@ -94,6 +95,10 @@ class Semaphore(_Portable, asyncio.Semaphore):
     """Ports `asyncio.Semaphore`."""
 
 
+class BoundedSemaphore(_Portable, asyncio.BoundedSemaphore):
+    """Ports `asyncio.BoundedSemaphore`."""
+
+
 class Queue(_Portable, asyncio.Queue[T]):
     """Ports `asyncio.Queue`."""
 
@@ -102,3 +107,21 @@ class Queue(_Portable, asyncio.Queue[T]):
         # What `join()` waits on.
         self._finished: asyncio.Event = Event()
         self._finished.set()
+
+
+class LifoQueue(Queue[T], asyncio.LifoQueue[T]):
+    """Ports `asyncio.LifoQueue`."""
+
+
+class PriorityQueue(Queue[T], asyncio.PriorityQueue[T]):  # type: ignore[type-var]
+    """Ports `asyncio.PriorityQueue`."""
+
+
+if sys.version_info >= (3, 11):
+
+    class Barrier(_Portable, asyncio.Barrier):
+        """Ports `asyncio.Barrier`."""
+
+        def __init__(self, parties: int) -> None:
+            super().__init__(parties)
+            self._cond: asyncio.Condition = Condition()
