@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, ContextVar
-from typing import Any, Final, Generic, TypeVar, cast, final
-from contextvars import Context
 from types import CoroutineType
-from typing import Any, Generic, TypeVar, cast, final
+from typing import Any, Final, Generic, TypeVar, cast, final
 
 import trio
 from outcome import Outcome, acapture

@@ -15,12 +15,11 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple, cast
 
 from . import _namespace
-from ._langgraph import NAMESPACES_OF_LANGGRAPH
-from ._namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, Namespace
-from ._originals import Replaced, all_originals, keep_original, original_of
 from ._awaiting import TRANSPARENT
 from ._crossing import standing_for
+from ._langgraph import NAMESPACES_OF_LANGGRAPH
 from ._namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, PORTABLE, Namespace
+from ._originals import Replaced, all_originals, keep_original, original_of
 from ._running import on_trio
 from ._wrapping import libraries, wrapped_in_class, wrapped_in_module
 

@@ -21,7 +21,7 @@ from trio.lowlevel import current_task
 
 from langchain_anyio._asyncgens import AsyncGenerators
 from langchain_anyio._background import EXITS, contain
-from langchain_anyio._projection import raise_as_it_came
+from langchain_anyio._primitives.projection import raise_as_it_came
 
 if sys.version_info < (3, 11):
     # Comes with trio there.
