@@ -37,14 +37,28 @@ class AsyncGenerators:
     Args:
         collected: Called with one that nobody refers to any more, by whoever let go of it, in any thread, until
             `release()`. By default it is kept, and closed by `aclose()`.
+        mark: Called when one is first iterated over; `pop_mark()` returns what it returned.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_collected", "_first_of_loop", "_kept", "_started")
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_collected",
+        "_first_of_loop",
+        "_kept",
+        "_mark",
+        "_marks",
+        "_started",
+    )
 
     def __init__(
-        self, collected: Callable[[AsyncGenerator[Any, Any]], object] | None = None
+        self,
+        collected: Callable[[AsyncGenerator[Any, Any]], object] | None = None,
+        mark: Callable[[], object] | None = None,
     ) -> None:
         self._collected = collected
+        self._mark = mark
+        self._marks: dict[int, Any] = {}
         # By identity, in the order in which they were started, which is that from the outermost inwards.
         self._started: dict[int, weakref.ref[AsyncGeneratorType[Any, Any]]] = {}
         # Those of them that were collected: they hold the ones that they read themselves.
@@ -144,6 +158,7 @@ class AsyncGenerators:
                 self._first_of_loop(generator)
         self._first_of_loop = None
         self._started.clear()
+        self._marks.clear()
         self._kept.clear()
 
     def _open(self) -> Iterator[AsyncGeneratorType[Any, Any]]:
@@ -176,9 +191,16 @@ class AsyncGenerators:
             for key, get in list(self._started.items()):
                 if key not in self._kept and ((g := get()) is None or g.ag_frame is None):
                     del self._started[key]
+                    self._marks.pop(key, None)
         # The identity may be that of one long gone.
         self._started.pop(id(generator), None)
         self._started[id(generator)] = weakref.ref(cast("AsyncGeneratorType[Any, Any]", generator))
+        if self._mark is not None:
+            self._marks[id(generator)] = self._mark()
+
+    def pop_mark(self, generator: AsyncGenerator[Any, Any]) -> Any:
+        """Return what `mark` returned when `generator` was first iterated over, once; then `None`."""
+        return self._marks.pop(id(generator), None)
 
     def _keep(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Keep one that would be collected."""

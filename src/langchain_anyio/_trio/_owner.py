@@ -11,7 +11,7 @@ import logging
 import sys
 import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 from weakref import WeakKeyDictionary
@@ -79,9 +79,7 @@ class Owner:
         "_exit",
         "_generators",
         "_holding",
-        "_nurseries",
         "_outermost",
-        "_task",
         "_token",
         "tasks",
     )
@@ -90,12 +88,10 @@ class Owner:
         self.tasks: set[Task[Any]] = set()
         outer = Owner.current()
         self._outermost: Owner = self if outer is None else outer._outermost
-        self._generators = AsyncGenerators(self._generator_collected)
+        self._generators = AsyncGenerators(self._generator_collected, _place)
         self._collected: deque[AsyncGenerator[Any, Any]] = deque()
-        # Of those collected, which may hold a nursery open in the task.
+        # Those collected that may hold a nursery open, with the task in which they began.
         self._holding: deque[tuple[trio.lowlevel.Task, AsyncGenerator[Any, Any]]] = deque()
-        self._task = current_task()
-        self._nurseries = len(self._task.child_nurseries)
         self._exit: BaseException | None = None
         self._closing = trio.Lock()
         self._ending = False
@@ -133,6 +129,10 @@ class Owner:
 
         They may take any time. That they are waited for is said after 5 seconds, in a `ResourceWarning`.
         """
+        if self.tasks and self._holding:
+            # The tasks of such a generator end when it is closed.
+            self._collected.extend(self._closable_here())
+            await self._one_at_a_time(self._close_in_turn)
         if self.tasks:
             with trio.move_on_after(CLEANUP_SECONDS):
                 await self._settled()
@@ -255,12 +255,11 @@ class Owner:
 
     def _generator_collected(self, generator: AsyncGenerator[Any, Any]) -> None:
         # Whoever let go of it may be anywhere, in another thread or in the middle of trio's own code.
-        task = current_task() if trio.lowlevel.in_trio_task() else None
-        if task is not None:
-            before = self._nurseries if task is self._task else 0
-            if len(task.child_nurseries) > before:
-                self._holding.append((task, generator))
-                return
+        task, nurseries = self._generators.pop_mark(generator) or (None, 0)
+        if task is not None and len(task.child_nurseries) > nurseries:
+            # One of those opened since may be the generator's own.
+            self._holding.append((task, generator))
+            return
         self._collected.append(generator)
         try:
             self._token.run_sync_soon(self._start_closing)
@@ -287,18 +286,24 @@ class Owner:
     async def _close_collected(self) -> None:
         while True:
             self._collected.extend(self._closable_here())
+            for _, generator in self._holding:
+                _logger.error("%r is left open: it was begun in another task", generator)
+            self._holding.clear()
             await self._one_at_a_time(self._close_in_turn)
             if not self._holding:  # that closing has left
                 break
 
-    def _closable_here(self) -> Iterator[AsyncGenerator[Any, Any]]:
+    def _closable_here(self) -> list[AsyncGenerator[Any, Any]]:
         """Take out those that may hold a nursery open, but in no other task that goes on."""
-        while self._holding:
-            task, generator = self._holding.popleft()
-            if task is current_task() or getattr(task.coro, "cr_frame", None) is None:
-                yield generator
+        here = current_task()
+        closable, others = [], []
+        for task, generator in self._holding:
+            if task is here or getattr(task.coro, "cr_frame", None) is None:
+                closable.append(generator)
             else:
-                _logger.error("%r is left open: it was begun in another task", generator)
+                others.append((task, generator))
+        self._holding = deque(others)
+        return closable
 
     async def _one_at_a_time(self, close: Callable[[], Awaitable[None]]) -> None:
         """Close generators while nobody else does: closing one closes those that it reads."""
@@ -324,6 +329,12 @@ class Owner:
                     self._exit = self._exit or exc
                 else:
                     _logger.warning("closing %r failed", generator, exc_info=True)
+
+
+def _place() -> tuple[trio.lowlevel.Task, int]:
+    """Return the current task, and how many nurseries it has open."""
+    task = current_task()
+    return task, len(task.child_nurseries)
 
 
 async def _insist(close: Callable[[], Awaitable[None]]) -> None:

@@ -47,6 +47,7 @@ COROUTINES: Final = frozenset({"abatch", "agenerate", "ainvoke", "arun"})
 # about; so does what this package calls for them.
 libraries: Final[set[str]] = set()
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
+_SUSPENDABLE: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 # On earlier Pythons a task takes none, and releases of langchain-core differ in what they do then.
 _TASKS_TAKE_CONTEXTS: Final[bool] = sys.version_info >= (3, 11)
@@ -143,10 +144,19 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _belongs_to_an_owner(caller: FrameType) -> bool:
-    """Return whether a library calls itself within a call; that call owns what is started."""
-    package = caller.f_globals.get("__name__", "").partition(".")[0]
-    return (package in libraries or package == _OWN_PACKAGE) and Owner.is_current_here()
+def _belongs_to_an_owner(caller: FrameType | None) -> bool:
+    """Return whether a library calls itself within a call; that call owns what is started.
+
+    A library's plain function that only hands a generator or an awaitable on stands for its caller.
+    """
+    while caller is not None:
+        package = caller.f_globals.get("__name__", "").partition(".")[0]
+        if package not in libraries and package != _OWN_PACKAGE:
+            return False
+        if caller.f_code.co_flags & _SUSPENDABLE:
+            break
+        caller = caller.f_back
+    return Owner.is_current_here()
 
 
 def _of_this_loop(function: Callable[..., Any], choose: Callable[[Any], Any]) -> Callable[..., Any]:
