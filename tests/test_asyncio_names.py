@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 
 pytest.importorskip("trio")
 
-from langchain_anyio._trio._enabling import _replacements
+from langchain_anyio._trio._enabling import _replacement
 from langchain_anyio._trio._namespace import NAMESPACE
 
 if sys.version_info < (3, 11):
@@ -266,8 +266,8 @@ async def test_what_is_imported_by_its_name_stands_for_either_backend() -> None:
     )
     if sys.version_info >= (3, 11):
         library.__dict__["TaskGroup"] = asyncio.TaskGroup
-    for _, name, stand_in in list(_replacements(library)):
-        setattr(library, name, stand_in)
+    for name, original in list(vars(library).items()):
+        setattr(library, name, _replacement(library, name, original))
     coroutine = value(1)
     waiting = library.gather(coroutine, value(2))
     assert NAMESPACE.isfuture(waiting)
