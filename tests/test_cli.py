@@ -10,11 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from command import COMMAND, KEY, SECONDS, Pipe, Terminal, environment, run, without
+from langchain_anyio._cli.command import _escape_controls, _Text
 from langchain_anyio._cli.demo import DemoChatModel
 from loopback import ProviderServer, Reply, Scenario, Text, Thinking, ToolCall, provider_server
 
@@ -232,6 +236,49 @@ def test_a_model_cannot_give_the_terminal_orders(server: ProviderServer) -> None
             "\x1b[3",
         }
         assert not set(terminal.output) & set("\x00\x07\x08\x9b")
+
+
+@given(st.text(st.sampled_from("ab\r\n\x1b[\ud83d\ude00\U0001f600")), st.data())
+def test_a_text_is_shown_alike_however_it_is_cut(text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
+    pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+    whole, cut = _Text(_escape_controls), _Text(_escape_controls)
+    expected = whole.feed(text) + whole.rest()
+    assert "".join([*map(cut.feed, pieces), cut.rest()]) == expected
+    assert "\r" not in expected
+    assert "\ud83d\ude00" not in expected
+    assert whole.rest() == ""
+
+
+def test_a_piece_waits_only_for_what_may_belong_to_it() -> None:
+    text = _Text(_escape_controls)
+    assert [text.feed(piece) for piece in ("a\r", "\n", "b\r", "c", "\r", "\r", "\n")] == [
+        "a",
+        "\n",
+        "b",
+        "\\x0dc",
+        "",
+        "\\x0d",
+        "\n",
+    ]
+    assert [text.feed(piece) for piece in ("d\ud83d", "\ude00", "\x1b", "[2J")] == [
+        "d",
+        "\U0001f600",
+        "\\x1b",
+        "[2J",
+    ]
+    assert text.rest() == ""
+    assert text.feed("\r") == ""
+    assert text.rest() == "\\x0d"
+    assert text.rest() == ""
+
+
+def test_ends_of_lines_that_come_in_two_pieces(server: ProviderServer) -> None:
+    reply = Reply(Thinking("Hm\r", "\n", "!\r"), Text("one\r", "\ntwo\r", "\n", "three\r"))
+    endpoint = server.serve(Scenario(reply))
+    with Terminal(*ANTHROPIC, PROMPT, env=keys(endpoint)) as terminal:
+        assert terminal.finish() == 0
+        assert terminal.screen[:6] == ["Hm", r"!\x0d", "", "one", "two", r"three\x0d"]
 
 
 def test_a_tool_call_without_arguments_is_shown(server: ProviderServer) -> None:

@@ -54,6 +54,8 @@ exit status:
 _CONTROLS: Final = {
     code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
 }
+_HALF: Final = re.compile(r"[\r\ud800-\udbff]\Z")
+_PAIR: Final = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 _SECRET_NAME: Final = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _MAX_ERROR_LENGTH: Final = 1000
 
@@ -294,19 +296,38 @@ async def _show_events(stream: AsyncChatModelStream) -> None:
 async def _show(stream: AsyncChatModelStream) -> None:
     display = _open_display()
     clean = _escape_controls if sys.stdout.isatty() else str
+    show: Callable[[str], None] = partial(display.write, "text")
+    shown: Hashable = None
+    text = _Text(clean)
     calls = set()
+
+    def begin(key: Hashable, how: Callable[[str], None]) -> None:
+        nonlocal shown, show
+        if key != shown:
+            end()
+            shown, show = key, how
+
+    def end() -> None:
+        if rest := text.rest():
+            show(rest)
+
     try:
-        async for channel, delta in stream.interleave():
+        try:
+            async for channel, delta in stream.interleave():
+                with _output_errors():
+                    if isinstance(delta, str):
+                        begin(channel, partial(display.write, channel))
+                        show(text.feed(delta))
+                    else:
+                        calls.add(delta["id"])
+                        key = (delta["id"], delta.get("index"))
+                        begin(key, partial(display.tool_call, key, ""))
+                        display.tool_call(
+                            key, clean(delta["name"] or ""), text.feed(delta["args"] or "")
+                        )
+        finally:
             with _output_errors():
-                if isinstance(delta, str):
-                    display.write(channel, clean(delta))
-                else:
-                    calls.add(delta["id"])
-                    display.tool_call(
-                        (delta["id"], delta.get("index")),
-                        clean(delta["name"] or ""),
-                        clean(delta["args"] or ""),
-                    )
+                end()
         message = await stream
         for call in message.tool_calls:
             # A call without arguments has no deltas.
@@ -316,6 +337,38 @@ async def _show(stream: AsyncChatModelStream) -> None:
     finally:
         with _output_errors():
             display.end()
+
+
+@final
+class _Text:
+    """Text that comes in pieces, of which the last character may wait for the next one to say what it is.
+
+    Args:
+        clean: What is done to it all.
+    """
+
+    def __init__(self, clean: Callable[[str], str]) -> None:
+        self._clean = clean
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Take a piece; return what is to be shown."""
+        text = self._held + piece
+        # It may be half of the end of a line, or of a character.
+        self._held = text[-1] if _HALF.search(text) else ""
+        return self._shown(text[: len(text) - len(self._held)])
+
+    def rest(self) -> str:
+        """Return what is to be shown when nothing more comes."""
+        held, self._held = self._held, ""
+        return self._shown(held)
+
+    def _shown(self, text: str) -> str:
+        return self._clean(_PAIR.sub(_join_pair, text))
+
+
+def _join_pair(pair: re.Match[str]) -> str:
+    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
 @contextmanager
