@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
+import os
+import pickle
 import sys
 import warnings
 import weakref
 from contextlib import aclosing, suppress
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -26,7 +30,9 @@ from langchain_core.runnables import RunnableLambda
 
 from cancelling import Victim, settle, ways_to_cancel
 from langchain_anyio import (
+    AsyncFinalIteratorCallbackHandler,
     AsyncIteratorCallbackHandler,
+    AsyncStreamingStdOutCallbackHandler,
     Event,
     Queue,
     StreamCancelledError,
@@ -1372,3 +1378,93 @@ async def test_claims_of_runs_whose_tokens_lie_in_disorder() -> None:
         for run_id, iterator in claimed.items():
             assert await all_of(iterator) == expected[run_id]
         assert [token for _, token in await all_of(common)] == expected[None]
+
+
+# Copies
+
+
+def by_pickle(handler: Any) -> Any:
+    return pickle.loads(pickle.dumps(handler))
+
+
+class Named(AsyncIteratorCallbackHandler):
+    def __init__(self, name: str, names: list[str]) -> None:
+        super().__init__(2, raise_on_error=False)
+        self.name = name
+        self.names = names
+
+
+@pytest.mark.parametrize("copy_of", (copy.deepcopy, by_pickle))
+async def test_a_deep_copy_has_the_settings_and_no_runs(copy_of: Any) -> None:
+    handler = Named("a", ["b"])
+    speaker = await Speaker(handler).start()
+    await speaker.say("x")
+    other = copy_of(handler)
+    assert type(other) is Named
+    assert (other.name, other.names) == ("a", ["b"])
+    assert other.names is not handler.names
+    assert other.queue.statistics().max_buffer_size == 2
+    assert other.queue.empty()
+    await run(other, "y", error=ValueError())
+    assert await all_of(other) == ["y"]
+    assert not handler.done.is_set()
+    await speaker.end()
+    assert await all_of(handler) == ["x"]
+    assert not other.queue.qsize()
+
+
+async def test_a_shallow_copy_shares_the_runs() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    other = copy.copy(handler)
+    assert other.queue is handler.queue
+    await run(handler, "a")
+    assert await all_of(other) == ["a"]
+
+
+@pytest.mark.parametrize("copy_of", (copy.deepcopy, by_pickle))
+async def test_copies_of_the_other_handlers(
+    copy_of: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    final = AsyncFinalIteratorCallbackHandler(
+        answer_prefix_tokens=["It is"], stream_prefix=True, max_buffer_size=9, raise_on_error=False
+    )
+    await (await Speaker(final).start()).say("It is", "so")
+    assert final.answer_reached
+    other = copy_of(final)
+    assert not other.answer_reached
+    assert other.last_tokens == [""]
+    await run(other, "Well. ", "It ", "is", " not", error=ValueError())
+    assert await all_of(other) == ["It ", "is", " not"]
+
+    printer = AsyncStreamingStdOutCallbackHandler()
+    await Speaker(printer).say("a")  # type: ignore[arg-type]
+    await Speaker(copy_of(printer)).say("b")
+    assert capsys.readouterr().out == "ab"
+
+
+async def test_a_deep_copy_writes_to_the_same_stream() -> None:
+    with Path(os.devnull).open("w") as file:
+        printer = AsyncStreamingStdOutCallbackHandler(file)
+        assert copy.deepcopy(printer)._file is file
+        assert copy.copy(printer)._file is file
+        with pytest.raises(TypeError, match="pickle"):
+            pickle.dumps(printer)
+
+
+async def test_a_model_that_is_copied_with_its_handlers() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    model = AStreamModel(callbacks=[handler])
+    other = model.model_copy(deep=True)
+    copied: Any = other.callbacks
+    await open_stream(other, "x")
+    assert await all_of(copied[0]) == other.words
+    assert handler.queue.empty()
+    await open_stream(model, "x")
+    assert await all_of(handler) == model.words
+    # One handler twice, or in a circle, is one in the copy too.
+    one, two = copy.deepcopy([handler, handler])
+    assert one is two is not handler
+    named = Named("a", [])
+    named.names.append(named)  # type: ignore[arg-type]
+    circle: Any = copy.deepcopy(named)
+    assert circle.names == [circle]

@@ -173,8 +173,11 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
 
     def put_of(self, run: Run, item: T) -> None:
         """Append an item that belongs to `run`, as `put_nowait()` does; to be called under the lock."""
-        cell = [run, item]
-        super().put_nowait(cast("T", cell))
+        if self._closed or not (self._used < self._max_buffer_size or self._has_room()):
+            super().put_nowait(item)  # which refuses it
+        cell: Any = [run, item]
+        self._send.send_nowait(cell)
+        self._used += 1
         self._cells.append(cell)
         self.news.ring()
 
@@ -197,18 +200,18 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
 
     def take(self) -> T:
         """Take the first item, as `get_nowait()` does; to be called under the lock."""
-        while True:
-            cell = cast("list[Any]", self._receive.receive_nowait())
-            self._cells.popleft()
-            if cell[0] is not None:
-                break
+        receive, cells = self._receive.receive_nowait, self._cells
+        cell: Any = receive()
+        while cells.popleft()[0] is None:
+            cell = receive()
         self._used -= 1
         if self._index:
             cell[0] = None
             if not self._used:
                 self._forget_index()
         self.room.ring()
-        return cast("T", cell[1])
+        taken: T = cell[1]
+        return taken
 
     @override
     async def get(self) -> T:

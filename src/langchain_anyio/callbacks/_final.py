@@ -120,6 +120,17 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
         raise_on_error: As with `AsyncIteratorCallbackHandler`.
     """
 
+    _of_runs = AsyncIteratorCallbackHandler._of_runs | {
+        "last_tokens",
+        "last_tokens_stripped",
+        "answer_reached",
+        "_calls",
+        "_offered_tools",
+        "_called_tools",
+        "_tools",
+        "_said",
+    }
+
     def __init__(
         self,
         *,
@@ -129,7 +140,6 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
         max_buffer_size: float = math.inf,
         raise_on_error: bool = True,
     ) -> None:
-        super().__init__(max_buffer_size, raise_on_error=raise_on_error)
         if answer_prefix_tokens is None:
             answer_prefix_tokens = DEFAULT_ANSWER_PREFIX_TOKENS
         self.answer_prefix_tokens: list[str] = list(answer_prefix_tokens)
@@ -138,6 +148,11 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
         ]
         self.strip_tokens = strip_tokens
         self.stream_prefix = stream_prefix
+        super().__init__(max_buffer_size, raise_on_error=raise_on_error)
+
+    @override
+    def _renew(self) -> None:
+        super()._renew()
         self.last_tokens: list[str] = [""] * len(self.answer_prefix_tokens)
         self.last_tokens_stripped: list[str] = [""] * len(self.answer_prefix_tokens)
         self.answer_reached: bool = False

@@ -14,6 +14,7 @@ from typing_extensions import Self, override
 from langchain_anyio._background import Loop, waiters
 from langchain_anyio._primitives.checkpoints import Steps
 
+from ._copies import Copied
 from ._runs import Run, Runs, Span, text_in, text_of
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class _Reader(Generic[T]):
             self.close()
 
 
-class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
+class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
     """Iterate over the tokens of models, as an async iterable, while a run of whatever kind goes on.
 
     Given to a run by its config, the handler sees the run and all that is part of it. One is enough for any number
@@ -214,6 +215,9 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
     The handler may be used from any thread: the tokens of a synchronous run in a worker thread come on the event
     loop of those who iterate. With a bounded buffer such a run must not be on the thread of that event loop.
 
+    A deep copy of it (`model.model_copy(deep=True)` makes one of a model's handlers) and one by pickle have its settings and are
+    told of runs of their own; a shallow copy shares its runs and its queue.
+
     Ports `langchain_classic.callbacks.AsyncIteratorCallbackHandler`. A subclass may put into `queue` and set `done`
     itself, as there.
 
@@ -229,6 +233,8 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
     # Called in the task of the run: tokens stay in order, and a cancelled run can be told from one that goes on.
     run_inline = True
 
+    _of_runs = frozenset(("_runs", "queue", "done"))
+
     queue: Queue[str]
     """The tokens that nobody took yet, but for those of runs that are iterated over by their id."""
 
@@ -236,8 +242,13 @@ class AsyncIteratorCallbackHandler(AsyncCallbackHandler):
     """Set when the outermost run has ended; set by hand, it ends every iteration."""
 
     def __init__(self, max_buffer_size: float = math.inf, *, raise_on_error: bool = True) -> None:
-        self._runs = Runs(max_buffer_size)
+        self._max_buffer_size = max_buffer_size
         self._raise_on_error = raise_on_error
+        self._renew()
+
+    @override
+    def _renew(self) -> None:
+        self._runs = Runs(self._max_buffer_size)
         self.queue = self._runs.queue
         self.done = self._runs.done
 

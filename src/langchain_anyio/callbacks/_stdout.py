@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from langchain_anyio._core import current_caller
 
+from ._copies import Copied
 from ._runs import REMEMBERED, Run, text_in, text_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class TextFile(Protocol):
         ...
 
 
-class AsyncStreamingStdOutCallbackHandler(AsyncCallbackHandler):
+class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
     """Write each token to a stream, and flush it.
 
     It is written in a worker thread, so a slow terminal or pipe holds the model back, but never the event loop. Tokens
@@ -49,6 +50,8 @@ class AsyncStreamingStdOutCallbackHandler(AsyncCallbackHandler):
 
     A stream that was closed raises `anyio.BrokenResourceError` once, which langchain-core logs (or raises, with
     `raise_error`); the model goes on, and later tokens are dropped.
+
+    A deep copy writes to the same stream; by pickle the stream has to be one that can be pickled, or standard output.
 
     The async sibling of `langchain_core.callbacks.StreamingStdOutCallbackHandler`.
 
@@ -59,8 +62,15 @@ class AsyncStreamingStdOutCallbackHandler(AsyncCallbackHandler):
     # Called in the task of the run, so that tokens stay in order.
     run_inline = True
 
+    _of_runs = frozenset(("_runs", "_cut_off", "_waiting", "_writing", "_broken"))
+    _shared = frozenset(("_file",))
+
     def __init__(self, file: TextFile | None = None) -> None:
         self._file = file
+        self._renew()
+
+    @override
+    def _renew(self) -> None:
         self._runs: dict[UUID | None, Run] = {}
         self._cut_off: deque[UUID | None] = deque(maxlen=REMEMBERED)
         self._waiting: deque[str] = deque()
