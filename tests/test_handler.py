@@ -969,6 +969,29 @@ async def test_runs_read_one_after_the_other_by_id_do_not_block_each_other() -> 
             ]
 
 
+@pytest.mark.parametrize("size", (0, 1, 2))
+@pytest.mark.parametrize("part", (False, True))
+async def test_a_run_that_is_held_back_goes_on_once_it_is_claimed(size: int, part: bool) -> None:
+    """Though nothing of it lies in the queue, and nobody takes what does."""
+    handler = AsyncIteratorCallbackHandler(size)
+    first = await Speaker(handler).start()
+    for number in range(size):
+        await first.say(str(number))
+    outer = await Speaker(handler).start()
+    speaker = await Speaker(handler, outer).start() if part else outer
+    async with anyio.create_task_group() as group:
+
+        async def speak() -> None:
+            await speaker.say("a", "b", "c")
+            await outer.end()
+
+        group.start_soon(speak)
+        await settle()
+        assert await all_of(handler.aiter(run_id=outer.id)) == ["a", "b", "c"]
+    await first.end()
+    assert await all_of(handler) == [str(number) for number in range(size)]
+
+
 # The queue by hand
 
 
