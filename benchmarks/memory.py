@@ -101,7 +101,7 @@ began = time.process_time()
 {statement}
 print(time.process_time() - began)
 """
-LOADED = "import langchain_anyio._driver, langchain_anyio.callbacks, sys; print([n for n in sys.modules if n.startswith('langchain_core')])"
+LOADED = "import langchain_anyio._open_stream, langchain_anyio.callbacks, sys; print([n for n in sys.modules if n.startswith('langchain_core')])"
 
 
 def importing(statement: str) -> Side:

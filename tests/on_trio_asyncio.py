@@ -14,7 +14,7 @@ import trio_asyncio  # type: ignore[import-untyped]  # noqa: E402
 from langchain_core.runnables import RunnableLambda, RunnableParallel  # noqa: E402
 
 import langchain_anyio  # noqa: E402
-from langchain_anyio._trio._namespace import NAMESPACE  # noqa: E402
+from langchain_anyio._trio_runtime.namespace import NAMESPACE  # noqa: E402
 
 
 async def on_trio(_: Any) -> str:

@@ -14,8 +14,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from cancelling import Victim, settle, ways_to_cancel
-from langchain_anyio import _asyncgens
-from langchain_anyio._asyncgens import AsyncGenerators
+from langchain_anyio._backends import async_generators as _asyncgens
+from langchain_anyio._backends.async_generators import AsyncGenerators
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ from anyio.lowlevel import checkpoint
 
 pytest.importorskip("trio")
 
-from langchain_anyio._trio._enabling import _replacement
-from langchain_anyio._trio._namespace import NAMESPACE
+from langchain_anyio._trio_runtime.namespace import NAMESPACE
+from langchain_anyio._trio_runtime.patching import _replacement
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from cancelling import Victim, settle, ways_to_cancel
 from langchain_anyio import Event
-from langchain_anyio._background import (
+from langchain_anyio._backends.background import (
     Loop,
     backend,
     is_cancellation,

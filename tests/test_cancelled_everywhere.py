@@ -15,7 +15,7 @@ import pytest
 
 from cancelling import Victim, living, ticks, ways_to_cancel
 from langchain_anyio import AsyncIteratorCallbackHandler, StreamCancelledError, open_stream
-from langchain_anyio._threads import handler_limiter, model_limiter
+from langchain_anyio._runs.threads import handler_limiter, model_limiter
 from loopback import ProviderServer, Scenario
 from loopback.models import MAKERS
 from models import (

@@ -482,7 +482,9 @@ def test_what_was_imported_from_this_package_stays(write: Callable[..., str]) ->
     first = write(FIRST)
     enable_trio(first)
     module: Any = importlib.import_module(
-        write(f"from langchain_anyio._trio._namespace import NAMESPACE\nfrom {first} import aio")
+        write(
+            f"from langchain_anyio._trio_runtime.namespace import NAMESPACE\nfrom {first} import aio"
+        )
     )
     namespace = module.NAMESPACE
     assert namespace is module.aio is not asyncio

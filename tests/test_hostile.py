@@ -23,10 +23,10 @@ from langchain_anyio import (
     Event,
     Queue,
     StreamCancelledError,
-    _run,
     open_stream,
 )
-from langchain_anyio._background import backend
+from langchain_anyio._backends.background import backend
+from langchain_anyio._runs import model as _run
 from models import (
     AStreamModel,
     AsyncRecorder,

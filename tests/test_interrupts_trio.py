@@ -12,10 +12,11 @@ import pytest
 import trio
 from langchain_core.runnables import RunnableLambda
 
-from langchain_anyio import _asyncgens, disable_trio, enable_trio, open_stream
-from langchain_anyio._background import start
-from langchain_anyio._dropping import Owner
-from langchain_anyio._run import ModelRun
+from langchain_anyio import disable_trio, enable_trio, open_stream
+from langchain_anyio._backends import async_generators as _asyncgens
+from langchain_anyio._backends.background import start
+from langchain_anyio._runs.drop_guard import Owner
+from langchain_anyio._runs.model import ModelRun
 from models import AStreamModel, AsyncRecorder
 
 if sys.version_info < (3, 11):

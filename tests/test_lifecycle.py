@@ -21,10 +21,10 @@ from langchain_anyio import (
     AsyncChatModelStream,
     StreamCancelledError,
     StreamStalledError,
-    _run,
     open_stream,
 )
-from langchain_anyio._background import backend
+from langchain_anyio._backends.background import backend
+from langchain_anyio._runs import model as _run
 from models import (
     AEventsModel,
     AStreamModel,

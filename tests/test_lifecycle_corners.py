@@ -18,8 +18,9 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnablePassthrough
 
 from cancelling import settle, ticks
-from langchain_anyio import StreamCancelledError, _run, disable_trio, enable_trio, open_stream
-from langchain_anyio._background import backend
+from langchain_anyio import StreamCancelledError, disable_trio, enable_trio, open_stream
+from langchain_anyio._backends.background import backend
+from langchain_anyio._runs import model as _run
 from models import (
     AEventsModel,
     AGenerateModel,

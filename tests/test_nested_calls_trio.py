@@ -13,8 +13,8 @@ import trio.testing
 from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnablePassthrough
 
 from langchain_anyio import disable_trio, enable_trio
-from langchain_anyio._trio import _contexts
-from langchain_anyio._trio._namespace import NAMESPACE
+from langchain_anyio._trio_runtime.asyncio_api import contexts as _contexts
+from langchain_anyio._trio_runtime.namespace import NAMESPACE
 
 pytestmark = pytest.mark.trio
 

@@ -12,8 +12,8 @@ import trio.testing
 from typing_extensions import Self
 
 from langchain_anyio import AsyncProjection, AsyncTextProjection, Event, Queue
-from langchain_anyio._asyncgens import AsyncGenerators
-from langchain_anyio._background import start
+from langchain_anyio._backends.async_generators import AsyncGenerators
+from langchain_anyio._backends.background import start
 
 pytestmark = pytest.mark.trio
 

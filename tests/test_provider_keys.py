@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from langchain_anyio import open_stream
-from langchain_anyio._providers import embeddings_for_current_loop
+from langchain_anyio._providers.http_clients import embeddings_for_current_loop
 from loopback import ProviderServer, Scenario
 from loopback.models import anthropic_messages, azure, chat_completions, responses
 

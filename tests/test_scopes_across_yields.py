@@ -25,7 +25,7 @@ from langchain_anyio import (
     enable_trio,
     open_stream,
 )
-from langchain_anyio._background import backend
+from langchain_anyio._backends.background import backend
 from models import AStreamModel, AsyncRecorder, Model, chunk
 
 pytestmark = pytest.mark.anyio
@@ -320,7 +320,7 @@ async def test_the_loop_ends_while_it_is_suspended() -> None:
 
 @pytest.fixture
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    from langchain_anyio import _run
+    from langchain_anyio._runs import model as _run
 
     monkeypatch.setattr(_run, "CLEANUP_SECONDS", 2.0)
     monkeypatch.setattr(_run, "MODEL_SECONDS", 0.2)

@@ -15,8 +15,8 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_openai import StreamChunkTimeoutError
 
 from langchain_anyio import AsyncIteratorCallbackHandler, StreamStalledError, open_stream
-from langchain_anyio._background import Loop
-from langchain_anyio._stall import StallTimer
+from langchain_anyio._backends.background import Loop
+from langchain_anyio._runs.stall_timer import StallTimer
 from loopback import ProviderServer, Scenario
 from loopback.models import MAKERS, chat_completions, responses
 from models import (

@@ -13,9 +13,9 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 
 from cancelling import settle
 from langchain_anyio import Event, disable_trio, enable_trio
-from langchain_anyio._background import Loop, start
-from langchain_anyio._trio._futures import Future, Task
-from langchain_anyio._trio._loop import running_loop
+from langchain_anyio._backends.background import Loop, start
+from langchain_anyio._trio_runtime.asyncio_api.futures import Future, Task
+from langchain_anyio._trio_runtime.asyncio_api.loop import running_loop
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -233,7 +233,9 @@ def test_the_cleanup_of_a_collected_generator_fails(
     log: list[str] = []
     assert trio.run(drop, call, lambda: failing(make, log), log) == 1
     assert log == ["closed", "went on"]
-    assert [record.name for record in caplog.records] == ["langchain_anyio._trio._owner"]
+    assert [record.name for record in caplog.records] == [
+        "langchain_anyio._trio_runtime.asyncio_api.call_scope"
+    ]
     caplog.clear()
 
 

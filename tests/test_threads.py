@@ -13,8 +13,13 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from cancelling import Victim, settle, ways_to_cancel
-from langchain_anyio._background import Loop
-from langchain_anyio._threads import ThreadCalls, ThreadIterator, handler_limiter, model_limiter
+from langchain_anyio._backends.background import Loop
+from langchain_anyio._runs.threads import (
+    ThreadCalls,
+    ThreadIterator,
+    handler_limiter,
+    model_limiter,
+)
 
 pytestmark = pytest.mark.anyio
 

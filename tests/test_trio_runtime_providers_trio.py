@@ -26,7 +26,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_anyio import disable_trio, enable_trio
-from langchain_anyio._providers import embeddings_for_current_loop
+from langchain_anyio._providers.http_clients import embeddings_for_current_loop
 from loopback import ProviderServer, Reply, Scenario, Text
 from loopback.models import anthropic_messages, chat_completions
 

@@ -52,21 +52,22 @@ from langchain_core.tracers import LogStreamCallbackHandler
 
 import langchain_anyio
 from langchain_anyio import disable_trio, enable_trio
-from langchain_anyio._background import Loop
-from langchain_anyio._threads import model_limiter
-from langchain_anyio._trio import _futures, _loop
-from langchain_anyio._trio._contexts import InContext
-from langchain_anyio._trio._futures import Task
-from langchain_anyio._trio._loop import TrioLoop
-from langchain_anyio._trio._namespace import (
+from langchain_anyio._backends.background import Loop
+from langchain_anyio._runs.threads import model_limiter
+from langchain_anyio._trio_runtime.asyncio_api import futures as _futures
+from langchain_anyio._trio_runtime.asyncio_api import loop as _loop
+from langchain_anyio._trio_runtime.asyncio_api.contexts import InContext
+from langchain_anyio._trio_runtime.asyncio_api.futures import Task
+from langchain_anyio._trio_runtime.asyncio_api.loop import TrioLoop
+from langchain_anyio._trio_runtime.asyncio_usage import out_of_reach, uses
+from langchain_anyio._trio_runtime.core_stream import StreamOfCore
+from langchain_anyio._trio_runtime.namespace import (
     NAMES,
     NAMESPACE,
     NAMESPACE_OF_HANDLERS,
     ON_TRIO,
     Namespace,
 )
-from langchain_anyio._trio._survey import out_of_reach, uses
-from langchain_anyio._trio._v3 import StreamOfCore
 from models import AsyncRecorder, Recorder
 from tally import tried
 
@@ -346,7 +347,7 @@ def test_without_enable_trio_nothing_of_it_is_loaded() -> None:
     program = (
         "import sys, langchain_anyio\n"
         "assert 'trio' not in sys.modules\n"
-        "assert 'langchain_anyio._trio' not in sys.modules\n"
+        "assert 'langchain_anyio._trio_runtime' not in sys.modules\n"
         "sys.modules['trio'] = None\n"
         "try: langchain_anyio.enable_trio()\n"
         "except ImportError as error: print(error)\n"

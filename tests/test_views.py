@@ -15,8 +15,8 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from langchain_anyio import open_stream
-from langchain_anyio._providers import embeddings_for_current_loop, for_current_loop
-from langchain_anyio._views import ABSENT, is_view, view_of, viewed
+from langchain_anyio._providers.http_clients import embeddings_for_current_loop, for_current_loop
+from langchain_anyio._providers.views import ABSENT, is_view, view_of, viewed
 from loopback import ProviderServer, Scenario
 from loopback.models import OPTIONS
 

@@ -21,8 +21,8 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from langchain_anyio import open_stream
-from langchain_anyio._background import backend
-from langchain_anyio._resolve import resolve
+from langchain_anyio._backends.background import backend
+from langchain_anyio._runs.target import resolve
 from models import (
     USAGE,
     AEventsModel,

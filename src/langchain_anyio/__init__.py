@@ -15,17 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._driver import open_stream as open_stream
     from ._errors import StreamCancelledError as StreamCancelledError
     from ._errors import StreamStalledError as StreamStalledError
-    from ._graph import GraphStream as GraphStream
+    from ._open_stream import open_stream as open_stream
     from ._primitives.event import Event as Event
     from ._primitives.projection import AsyncProjection as AsyncProjection
     from ._primitives.projection import AsyncTextProjection as AsyncTextProjection
     from ._primitives.queue import Queue as Queue
+    from ._runs.graph import GraphStream as GraphStream
     from ._stream import AsyncChatModelStream as AsyncChatModelStream
-    from ._trio_runtime import disable_trio as disable_trio
-    from ._trio_runtime import enable_trio as enable_trio
+    from ._trio_runtime.enabling import disable_trio as disable_trio
+    from ._trio_runtime.enabling import enable_trio as enable_trio
     from .callbacks import AsyncFinalIteratorCallbackHandler as AsyncFinalIteratorCallbackHandler
     from .callbacks import AsyncIteratorCallbackHandler as AsyncIteratorCallbackHandler
     from .callbacks import (
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 # Who uses one of them does not import what the others need.
 _MODULES = {
-    "open_stream": "_driver",
+    "open_stream": "_open_stream",
     "StreamCancelledError": "_errors",
     "StreamStalledError": "_errors",
     "Event": "_primitives.event",
-    "GraphStream": "_graph",
+    "GraphStream": "_runs.graph",
     "AsyncProjection": "_primitives.projection",
     "AsyncTextProjection": "_primitives.projection",
     "Queue": "_primitives.queue",
     "AsyncChatModelStream": "_stream",
-    "disable_trio": "_trio_runtime",
-    "enable_trio": "_trio_runtime",
+    "disable_trio": "_trio_runtime.enabling",
+    "enable_trio": "_trio_runtime.enabling",
     "AsyncFinalIteratorCallbackHandler": "callbacks",
     "AsyncIteratorCallbackHandler": "callbacks",
     "AsyncStreamingStdOutCallbackHandler": "callbacks",

@@ -12,12 +12,7 @@ from typing_extensions import Never, Self
 
 from ._errors import StreamCancelledError
 from ._primitives.checkpoints import Steps
-from ._primitives.projection import (
-    AsyncProjection,
-    AsyncTextProjection,
-    Cursor,
-    ProjectionState,
-)
+from ._primitives.projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState
 from ._protocol.accumulator import Delta
 from ._stream_state import Channel, EventsState, Run, StreamState
 

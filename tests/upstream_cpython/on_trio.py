@@ -173,8 +173,8 @@ def adapt() -> None:
     import trio.testing
     from test.test_asyncio import utils
 
-    from langchain_anyio._trio._futures import Future, Task
-    from langchain_anyio._trio._loop import TrioLoop, running_loop
+    from langchain_anyio._trio_runtime.asyncio_api.futures import Future, Task
+    from langchain_anyio._trio_runtime.asyncio_api.loop import TrioLoop, running_loop
 
     def until_complete(awaitable: Any) -> Any:
         if asyncio.isfuture(awaitable) and not isinstance(awaitable, Future):
@@ -265,9 +265,10 @@ NEW_LOOP: list[Any] = []
 
 def adapt_module(module: Any) -> None:
     """Have the tests of asyncio's classes test those of the namespace."""
-    from langchain_anyio._trio import _current, _primitives
-    from langchain_anyio._trio._futures import Future, Task
-    from langchain_anyio._trio._namespace import Namespace
+    from langchain_anyio._trio_runtime.asyncio_api import current as _current
+    from langchain_anyio._trio_runtime.asyncio_api import synchronization as _primitives
+    from langchain_anyio._trio_runtime.asyncio_api.futures import Future, Task
+    from langchain_anyio._trio_runtime.namespace import Namespace
 
     module.asyncio = namespace = Namespace(
         {

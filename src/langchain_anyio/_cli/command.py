@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, final
 import anyio
 from anyio.abc import TaskStatus
 
-from langchain_anyio._driver import open_stream
+from langchain_anyio._open_stream import open_stream
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 import anyio
 from typing_extensions import Self
 
-from langchain_anyio._background import Waiter, without_cancellations
+from langchain_anyio._backends.background import Waiter, without_cancellations
 from langchain_anyio._errors import StreamCancelledError
 
 from .backpressure import Flow

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, cast, final
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.block_translators import get_translator
 
-from langchain_anyio._core import (
+from langchain_anyio._langchain_core import (
     GATEWAY_METADATA_RESPONSE_KEY,
     finalize_tool_call_chunk,
     merge_dicts,
 )
-from langchain_anyio._core import message_to_events as message_to_events
+from langchain_anyio._langchain_core import message_to_events as message_to_events
 
 from .text_blocks import MAX_PENDING, TextBuffer
 

@@ -8,7 +8,7 @@ from typing import Any, cast, final
 
 from langchain_protocol.protocol import ToolCall, ToolCallChunk
 
-from langchain_anyio._core import finalize_tool_call_chunk
+from langchain_anyio._langchain_core import finalize_tool_call_chunk
 
 from .text_blocks import TextBuffer
 

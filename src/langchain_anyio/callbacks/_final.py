@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_core.outputs import LLMResult
 
-    from ._runs import Run
+    from ._run_tree import Run
 
 DEFAULT_ANSWER_PREFIX_TOKENS: Final = ("Final", "Answer", ":")
 

@@ -11,11 +11,11 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import BaseMessage, get_buffer_string
 from typing_extensions import Self, override
 
-from langchain_anyio._background import Loop, waiters
+from langchain_anyio._backends.background import Loop, waiters
 from langchain_anyio._primitives.checkpoints import Steps
 
 from ._copies import Copied
-from ._runs import Run, Runs, Span, text_in, text_of
+from ._run_tree import Run, Runs, Span, text_in, text_of
 
 if TYPE_CHECKING:
     from uuid import UUID

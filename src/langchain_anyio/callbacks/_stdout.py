@@ -15,10 +15,10 @@ from anyio.lowlevel import RunVar
 from langchain_core.callbacks import AsyncCallbackHandler
 from typing_extensions import override
 
-from langchain_anyio._core import current_caller
+from langchain_anyio._langchain_core import current_caller
 
 from ._copies import Copied
-from ._runs import REMEMBERED, Run, text_in, text_of
+from ._run_tree import REMEMBERED, Run, text_in, text_of
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -1,0 +1,1 @@
+"""asyncio and trio by name: event loops, waiters, tasks that outlive their caller, async-generator hooks."""

@@ -1,0 +1,478 @@
+"""Tasks that outlive the call that starts them, on whichever backend is running.
+
+anyio has no such thing on purpose: its tasks belong to a task group, and a task group open in the
+task that uses a stream would forbid using that stream inside an async generator. So this module, and
+no other of the streaming layers, knows the backends by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
+from contextvars import Context, copy_context
+from functools import cache, partial
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import anyio
+from anyio.lowlevel import RunVar
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from anyio.abc import TaskGroup
+
+    from langchain_anyio._primitives.event import Event
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+# How long what a task has left open is waited for.
+ABANDONED_SECONDS = 5.0
+
+# What is meant for the whole program, and so goes on from wherever it is raised.
+EXITS = (KeyboardInterrupt, SystemExit)
+
+# asyncio keeps but weak references to its tasks; these go with their loop, however it ends.
+_tasks: RunVar[set[asyncio.Future[None]]] = RunVar("langchain_anyio_tasks")
+
+
+def backend() -> str:
+    """Name the running backend, `"asyncio"` or `"trio"`, as anyio sees it.
+
+    Raises:
+        RuntimeError: No event loop runs in this thread.
+    """
+    # The one public thing of anyio's that tells the backends apart on all its releases.
+    return anyio.get_cancelled_exc_class().__module__.partition(".")[0]
+
+
+class Loop:
+    """The event loop that was running when this object was made.
+
+    `call_soon()` may be called from any thread, at any time, also when the loop has ended.
+    """
+
+    __slots__ = ("_context", "_kept", "token")
+
+    def __init__(self) -> None:
+        # Calls run in this context, not in that of whoever makes them, in another backend's thread perhaps.
+        self._context = copy_context()
+        self._kept: set[asyncio.Future[None]] | None = None
+        self.token: Any
+        if backend() == "trio":
+            import trio
+
+            self.token = trio.lowlevel.current_trio_token()
+        else:
+            import asyncio
+
+            self._kept = _kept()
+            self.token = asyncio.get_running_loop()
+
+    def call_soon(self, func: Callable[[], object]) -> bool:
+        """Have the loop call `func`; return whether the loop still takes calls.
+
+        What `func` raises is logged; on asyncio `KeyboardInterrupt` and `SystemExit` end the loop, as from any callback.
+        """
+        try:
+            if self._kept is None:
+                self.token.run_sync_soon(self._context.run, _contained_call, func)
+            else:
+                self.token.call_soon_threadsafe(self._call_in_task, func, context=self._context)
+        except RuntimeError:  # a closed asyncio loop; trio.RunFinishedError is one too
+            return False
+        return True
+
+    def _call_in_task(self, func: Callable[[], object]) -> None:
+        # anyio knows its backend in a task, but not in every callback.
+        async def call() -> None:
+            func()
+
+        assert self._kept is not None
+        _keep(self._kept, call(), "langchain_anyio call")
+
+    def is_current(self) -> bool:
+        """Tell whether the caller runs on this loop, be it in a task or in a callback."""
+        try:
+            running = backend()
+        except RuntimeError:
+            running = "asyncio"
+        try:
+            if running == "trio":
+                import trio
+
+                return trio.lowlevel.current_trio_token() is self.token
+            import asyncio
+
+            return asyncio.get_running_loop() is self.token
+        except RuntimeError:
+            return False
+
+
+MOVED = (
+    "a consumer runs on another event loop than what it reads; consume it where it began, or hand what it "
+    "gives over with anyio.from_thread"
+)
+
+
+class Waiter(Protocol):
+    """What one task awaits, once, until another one of the same event loop calls `set_result()`."""
+
+    def __await__(self) -> Generator[Any, Any, object]: ...
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: None, /) -> None: ...
+
+
+def waiters() -> Callable[[], Waiter]:
+    """Return what makes waiters for tasks of the running event loop.
+
+    An `anyio.Event` that is made for one wait takes longer to make and to await than the switch between two
+    tasks takes; an asyncio future is what stands behind it. Both are cancelled alike.
+    """
+    if backend() == "trio":
+        return partial(_trio_waiter(), get_ident())
+    import asyncio
+
+    return asyncio.get_running_loop().create_future
+
+
+def wake(waiter: Waiter) -> None:
+    """Wake a waiter, unless it is woken or, as an asyncio future with its task, cancelled."""
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+@cache
+def _trio_waiter() -> Callable[[int], Waiter]:
+    import trio
+
+    class TrioWaiter:
+        __slots__ = ("_event",)
+
+        def __init__(self, thread: int) -> None:
+            # An asyncio future refuses to be awaited on another event loop by itself.
+            if thread != get_ident():
+                raise RuntimeError(MOVED)
+            self._event = trio.Event()
+
+        def __await__(self) -> Generator[Any, Any, object]:
+            return self._event.wait().__await__()
+
+        def done(self) -> bool:
+            return self._event.is_set()
+
+        def set_result(self, _: None, /) -> None:
+            self._event.set()
+
+    return TrioWaiter
+
+
+def start(
+    func: Callable[[], Awaitable[None]],
+    *,
+    name: str,
+    context: Context | None = None,
+    over: Callable[[], None] = lambda: None,
+) -> None:
+    """Start `func` in a task that belongs to the event loop: an asyncio task, a trio system task.
+
+    The task is cancelled when the loop ends (on trio when the main task does; on asyncio by
+    `asyncio.run` and its like). What may be cancelled earlier has a cancel scope of its own.
+
+    Args:
+        func: What to run. It shows its errors to whoever is concerned, also `KeyboardInterrupt` and `SystemExit`, which
+            on asyncio go on to end the loop. Any other error that leaves it is logged.
+        name: The task's name, for debuggers.
+        context: The context to run it in, on asyncio a copy of it; by default a copy of the current one.
+        over: Called when the task has ended; an asyncio task may have been cancelled before it began.
+    """
+    context = copy_context() if context is None else context
+    if backend() == "trio":
+        import trio
+
+        async def contained() -> None:
+            # A system task that fails takes the whole run down with trio.TrioInternalError.
+            try:
+                await func()
+            except EXITS:
+                pass  # shown to the consumers
+            except BaseException as exc:  # noqa: BLE001 - there is nobody above this
+                # A cancellation has done its work: the task ends here. Only the loop's would be welcome further up, and
+                # one of a scope that a generator has left open, or of an asyncio loop of the model's own, is not.
+                contain(exc, f"the background task {name!r} failed")
+            finally:
+                try:
+                    if trio.lowlevel.current_task().child_nurseries:
+                        await close_open_nurseries()
+                finally:
+                    over()
+
+        trio.lowlevel.spawn_system_task(contained, name=name, context=context)
+    else:
+        # create_task has a parameter for the context from Python 3.11 on only.
+        context.run(_keep, _kept(), func(), name, over)
+
+
+def _contained_call(func: Callable[[], object]) -> None:
+    """Call `func` where an error would take trio's run down."""
+    try:
+        func()
+    except BaseException as exc:  # noqa: BLE001 - there is nobody above this
+        contain(exc, f"{func!r} failed")
+
+
+def contain(error: BaseException, message: str) -> None:
+    """Log an error where nobody is left to raise it to; an exit in it interrupts the main task, where that can be done."""
+    exits: BaseException | None = error if isinstance(error, EXITS) else None
+    if isinstance(error, BaseExceptionGroup):
+        exits = error.split(EXITS)[0]
+    rest = without_cancellations(error)
+    if rest is not None and not isinstance(rest, KeyboardInterrupt):
+        _logger.error("%s", message, exc_info=rest)
+    if exits is not None and threading.current_thread() is threading.main_thread():
+        signal.raise_signal(signal.SIGINT)
+
+
+async def close_open_nurseries(before: int = 0) -> None:
+    """Cancel the nurseries that what ran in the current trio task has left open, and wait for their children.
+
+    A task with an open nursery can only end in an error, which in a system task takes the whole run down. Code leaves one
+    open where it suspends a generator in the middle of it for good.
+
+    Args:
+        before: How many were open before.
+    """
+    import trio
+
+    task = trio.lowlevel.current_task()
+    abandoned = task.child_nurseries[before:]
+    for nursery in abandoned:
+        nursery.cancel_scope.cancel()
+    with trio.move_on_after(ABANDONED_SECONDS, shield=True):
+        # Nothing tells when the children of somebody else's nursery have ended.
+        while any(nursery.child_tasks for nursery in abandoned):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    # trio has no public way to give a nursery up.
+    del task._child_nurseries[before:]
+
+
+def is_loop_ending() -> bool:
+    """Tell, within a task of the loop's, whether the loop ends it; on asyncio that cannot be told."""
+    if backend() != "trio":
+        return False
+    import trio
+
+    nursery = trio.lowlevel.current_task().parent_nursery
+    return nursery is not None and nursery.cancel_scope.cancel_called
+
+
+def start_surely(func: Callable[[], Awaitable[None]], *, name: str) -> None:
+    """Start `func` as `start()` does, again if its asyncio task is cancelled before it begins."""
+    begun = False
+
+    async def run() -> None:
+        nonlocal begun
+        begun = True
+        await func()
+
+    if backend() == "trio":
+        start(run, name=name)
+        return
+    kept = _kept()
+
+    def over() -> None:
+        if not begun:
+            _keep(kept, run(), name, over)
+
+    _keep(kept, run(), name, over)
+
+
+def _kept() -> set[asyncio.Future[None]]:
+    """Return the tasks that the running loop keeps; asked of in a task, since anyio knows no callbacks."""
+    tasks = _tasks.get(None)
+    if tasks is None:
+        tasks = set()
+        _tasks.set(tasks)
+    return tasks
+
+
+def _keep(
+    tasks: set[asyncio.Future[None]],
+    awaitable: Awaitable[None],
+    name: str,
+    over: Callable[[], None] = lambda: None,
+) -> None:
+    import asyncio
+
+    task = asyncio.ensure_future(awaitable)
+    if isinstance(task, asyncio.Task):
+        task.set_name(name)
+    tasks.add(task)
+
+    # Not a partial: asyncio shows the arguments of one with the task, and among these would be all tasks, each with theirs.
+    def ended(task: asyncio.Future[None]) -> None:
+        tasks.discard(task)
+        over()
+
+    task.add_done_callback(ended)
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Tell whether `error` is a backend's cancellation exception, or a group of such; needs no running loop."""
+    if isinstance(error, Exception):
+        return False
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_cancellation, error.exceptions))
+    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
+    return bool(
+        (asyncio is not None and isinstance(error, asyncio.CancelledError))
+        or (trio is not None and isinstance(error, trio.Cancelled))
+    )
+
+
+def task_id() -> int:
+    """Identify the current task among those that live now."""
+    if backend() == "trio":
+        import trio
+
+        return id(trio.lowlevel.current_task())
+    import asyncio
+
+    return id(asyncio.current_task())
+
+
+def current_task() -> object | None:
+    """Return the current asyncio task; `None` on trio, where a task that ends leaves no trace."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return None if asyncio is None else asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def from_finalizer() -> Callable[[Callable[[], object]], object]:
+    """Return what makes the running event loop call a function soon, to be called from anywhere, finalizers included.
+
+    The function runs outside of any task. It is not called if the loop has ended.
+    """
+    call_soon: Callable[[Callable[[], object]], object]
+    if backend() == "trio":
+        import trio
+
+        call_soon = trio.lowlevel.current_trio_token().run_sync_soon
+    else:
+        import asyncio
+
+        call_soon = asyncio.get_running_loop().call_soon_threadsafe
+
+    def call(func: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # a closed asyncio loop; trio.RunFinishedError is one too
+            call_soon(func)
+
+    return call
+
+
+def without_cancellations(error: BaseException) -> BaseException | None:
+    """Return `error`, or `None` where it is a cancellation.
+
+    Of a group that has cancellations in it, what else is in it is returned, bare if it is one error.
+    """
+    if is_cancellation(error):
+        return None
+    if isinstance(error, BaseExceptionGroup):
+        cancellations, rest = error.split(is_cancellation)
+        if cancellations is not None and rest is not None:
+            errors = cast("tuple[BaseException, ...]", rest.exceptions)
+            return errors[0] if len(errors) == 1 else cast("BaseException", rest)
+    return error
+
+
+async def outlast(event: Event, deadline: float = math.inf) -> None:
+    """Wait for `event` come what may, then let a cancellation that arrived meanwhile go on.
+
+    A shielded scope keeps out what other scopes do. A native `Task.cancel()` comes through it, each
+    time it is called, and is held back here until the event is set or the deadline has come. Without a
+    deadline the caller sees to it that the event is set in bounded time.
+    """
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True, deadline=deadline) as scope:
+        while not event.is_set():
+            try:
+                await event.wait()
+            except anyio.get_cancelled_exc_class() as exc:
+                if scope.cancel_called:
+                    raise
+                cancelled = exc
+    if cancelled is not None:
+        try:
+            raise cancelled
+        finally:
+            del cancelled
+
+
+def start_in(tasks: TaskGroup, coroutine: Coroutine[Any, Any, Any], *, name: str) -> None:
+    """Start `coroutine` in a task group; whoever made it closes it when the group is over.
+
+    For asyncio drops the coroutine of a task that is natively cancelled before it begins, and Python
+    then warns that it was never awaited. And trio raises `KeyboardInterrupt` wherever it may; in a task below
+    a system task, that would take the whole run down.
+    """
+    if backend() == "trio":
+        tasks.start_soon(_trio_uninterrupted(), coroutine, name=name)
+    else:
+        tasks.start_soon(lambda: coroutine, name=name)
+
+
+async def uninterrupted(func: Callable[[], Awaitable[T]]) -> T:
+    """Await what `func` returns; on trio no `KeyboardInterrupt` is raised in it, but where the main task waits.
+
+    On asyncio, from Python 3.11 on, a cancellation of the main task stands in its place.
+    """
+    if backend() == "trio":
+        uninterrupted = _trio_uninterrupted()
+        return cast("T", await uninterrupted(func()))
+    return await func()
+
+
+@cache
+def _trio_uninterrupted() -> Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]:
+    import trio
+
+    @trio.lowlevel.enable_ki_protection
+    async def uninterrupted(awaitable: Awaitable[Any]) -> Any:
+        return await awaitable
+
+    return uninterrupted
+
+
+class _Warning:
+    __slots__ = ("_message", "_source")
+
+    def __init__(self, message: str, source: object) -> None:
+        self._message = message
+        self._source = source
+
+    def __del__(self) -> None:
+        warnings.warn(self._message, ResourceWarning, stacklevel=3, source=self._source)
+
+
+def warn_of_leak(message: str, source: object) -> None:
+    """Give a `ResourceWarning` in a background task.
+
+    Where warnings are errors, it is reported as that of a destructor is, by `sys.unraisablehook`: raised here
+    it would end the task, and on trio the whole run.
+    """
+    _Warning(message, source)

@@ -1,0 +1,407 @@
+"""A LangGraph run as a stream: the graph runs in background tasks that belong to the stream.
+
+langgraph is no dependency; nothing here imports it. Its own run stream turns the graph's output into projections, and is
+advanced here by one task, so that no consumer's cancellation reaches the graph.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Coroutine, Generator, Iterator, Mapping
+from contextvars import ContextVar, copy_context
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import anyio
+from langchain_core.runnables import RunnableConfig
+from typing_extensions import Self
+
+from langchain_anyio._backends.background import (
+    EXITS,
+    Loop,
+    backend,
+    is_cancellation,
+    outlast,
+    start,
+    warn_of_leak,
+)
+from langchain_anyio._errors import StreamCancelledError
+from langchain_anyio._langchain_core import needs_asyncio
+from langchain_anyio._primitives.event import Event
+from langchain_anyio._primitives.projection import (
+    AsyncProjection,
+    Cursor,
+    ProjectionState,
+    raise_as_it_came,
+    shareable_error,
+)
+from langchain_anyio._primitives.wakeup import Wakeup
+
+from .drop_guard import Owner
+
+if TYPE_CHECKING:
+    from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
+
+CLEANUP_SECONDS = 5.0
+
+# The graphs whose nodes, or what these have started, the current task belongs to.
+_around: ContextVar[tuple[GraphRun, ...]] = ContextVar("langchain_anyio_graphs", default=())
+
+
+class Graph(Protocol):
+    """What `open_stream` takes for a graph: a compiled one of langgraph's (`langgraph.pregel.Pregel`)."""
+
+    def get_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> Iterator[tuple[str, Any]]: ...
+
+
+def is_graph(runnable: object) -> bool:
+    """Tell whether something is a compiled graph; whoever has one has imported langgraph."""
+    pregel = getattr(sys.modules.get("langgraph.pregel"), "Pregel", None)
+    return pregel is not None and isinstance(runnable, pregel)
+
+
+@final
+class GraphStream:
+    """The stream of a graph's run, which `open_stream(graph, input)` returns.
+
+    Its projections are those of langgraph's run stream, as `AsyncProjection`s: any number of consumers may iterate over
+    one, each from the first item, in any tasks of one event loop, and `await` it for the list of all. Further ones, of
+    stream transformers, are attributes too, and in `extensions`.
+
+    The graph goes on while somebody waits for more of it: for the next item of a projection, for the output, for a
+    delta of a message. Then it takes one step. What a node does by itself in that step, a provider's answer say, is not
+    held back. All items are kept.
+
+    Used with `async with`, leaving the block, in whichever way, stops nodes, subgraphs and connections (but that of a
+    cancelled `ChatOpenAI.ainvoke` on asyncio with Python 3.10, which stays open) and waits for their end. So do `await stream` alone and `aclose()`. A consumer's cancellation is its own affair; the run goes on.
+
+    Ports `langgraph.stream.run_stream.AsyncGraphRunStream`, where the consumer that waits runs the graph, each
+    projection has one consumer, and a cancelled scope around the block can leave nodes running.
+
+    Attributes:
+        values: The state after each step.
+        messages: A stream of each message that a chat model gives, or a node, whose `.text`, `.tool_calls` and
+            `.output` have the graph go on too.
+        lifecycle: What begins and ends.
+        subgraphs: A run stream of each subgraph, as langgraph makes it.
+    """
+
+    __slots__ = ("_entered", "_owner", "_run")
+
+    values: AsyncProjection[dict[str, Any], list[dict[str, Any]]]
+    messages: AsyncProjection[AsyncChatModelStream, list[AsyncChatModelStream]]
+    lifecycle: AsyncProjection[Any, list[Any]]
+    subgraphs: AsyncProjection[Any, list[Any]]
+
+    def __init__(self, run: GraphRun) -> None:
+        self._run = run
+        self._owner = Owner(run)
+        self._entered = False
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            extensions = self.extensions
+            if name in extensions:
+                return extensions[name]
+        raise AttributeError(f"{type(self).__name__!r} has no attribute or projection {name!r}")
+
+    @property
+    def extensions(self) -> Mapping[str, Any]:
+        """All projections by name; on an event loop only."""
+        return MappingProxyType(
+            {
+                name: AsyncProjection._view(value, self._owner)
+                if isinstance(value, ProjectionState)
+                else value
+                for name, value in self._run.open().items()
+            }
+        )
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended: by itself, by an error, or closed."""
+        return self._run.events.done
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error that ended the run, if one did."""
+        return self._run.events.error
+
+    def __aiter__(self) -> Cursor[Any]:
+        """Iterate over all protocol events."""
+        self._run.open()
+        return Cursor(self._run.events, self._owner)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Run the graph to its end and return the final state, as `output()`; then close the stream."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> Any:
+        try:
+            return await self.output()
+        finally:
+            if not self._entered:
+                await self.aclose()
+
+    async def output(self) -> Any:
+        """Run the graph to its end and return the final state.
+
+        Raises:
+            BaseException: The error that ended the run.
+        """
+        return await (await self._at_the_end()).output()
+
+    async def interrupted(self) -> bool:
+        """Run the graph to its end and return whether it waits for somebody to resume it."""
+        return bool(await (await self._at_the_end()).interrupted())
+
+    async def interrupts(self) -> list[Any]:
+        """Run the graph to its end and return what it waits for."""
+        return list(await (await self._at_the_end()).interrupts())
+
+    async def _at_the_end(self) -> Any:
+        self._run.open()
+        await AsyncProjection._view(self._run.events, self._owner)
+        return self._run.run_stream
+
+    async def abort(self) -> None:
+        """Stop the run, as `aclose()`."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop nodes, subgraphs and connections, and return when they have ended.
+
+        It may be called from any task of the event loop, any number of times, and does nothing to a run that has ended
+        or never began. Consumers that wait get a `StreamCancelledError`. The cleanup is shielded and has 5 seconds;
+        what has not returned by then is left behind, and a `ResourceWarning` says so. Called from within the graph, it
+        begins to stop and returns at once, since the end waits for the caller.
+        """
+        await self._run.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._run.open()
+        self._entered = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+GraphStream.__module__ = "langchain_anyio"
+
+
+@final
+class GraphRun:
+    """One run of a graph. A task of its own (`_main`) advances it; closing it is another's (`_stop`).
+
+    It does not refer to the stream.
+    """
+
+    def __init__(
+        self, graph: Any, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> None:
+        self._graph = graph
+        self._input = input
+        self._config = config
+        self._kwargs = kwargs
+        self.events: ProjectionState[Any, list[Any]] = ProjectionState()
+        self.run_stream: Any = None
+        # langgraph's channels, and what is made of them.
+        self._channels: list[tuple[Any, ProjectionState[Any, list[Any]]]] = []
+        self._extensions: dict[str, Any] = {}
+        self._loop: Loop | None = None
+        self._wanted = Event()
+        self._advanced = Wakeup()
+        self._closing = False
+        self._exit: BaseException | None = None
+        self._left = Event()
+        self._stopped = Event()
+        self._ended = Event()
+
+    def open(self) -> dict[str, Any]:
+        """Make langgraph's run stream, if it is not made yet, and return its projections; nothing runs by that."""
+        if self.run_stream is None:
+            if backend() == "trio" and needs_asyncio():
+                raise RuntimeError(
+                    "graphs run on trio with langchain_anyio.enable_trio(), called before anything runs"
+                )
+            with warnings.catch_warnings():
+                # Whoever calls this has not chosen a version.
+                warnings.filterwarnings("ignore", "The v3 streaming protocol")
+                run = self.run_stream = _at_once(
+                    self._graph.astream_events(
+                        self._input, self._config, version="v3", **self._kwargs
+                    )
+                )
+            # Neither its pump nor the channel of all events has a public name.
+            run._mux.bind_apump(self.advance)
+            self._take_over(run._mux._events, self.events)
+            self._close_graph = run._graph_aiter.aclose
+            for name, value in run.extensions.items():
+                if hasattr(value, "_subscribed"):
+                    self._extensions[name] = self._take_over(value, ProjectionState())
+                else:
+                    self._extensions[name] = value
+            if self._closing:
+                self._end(StreamCancelledError())
+        return self._extensions
+
+    def _take_over(
+        self, channel: Any, state: ProjectionState[Any, list[Any]]
+    ) -> ProjectionState[Any, list[Any]]:
+        channel._subscribed = True  # or it keeps nothing
+        state.request_more = self.advance
+        self._channels.append((channel, state))
+        return state
+
+    async def advance(self) -> bool:
+        """Have the graph take a step, with all others who wait for one; return whether there may be more."""
+        if self._over():
+            return False
+        if self._loop is None:
+            self._loop = Loop()
+            self._scope = anyio.CancelScope()
+            name = "langchain_anyio.open_stream"
+            start(self._main, name=name, context=copy_context(), over=self._left.set)
+        self._wanted.set()
+        await self._advanced.wait()
+        return not self._over()
+
+    def _over(self) -> bool:
+        return self._closing or self.events.done
+
+    # The background tasks
+
+    async def _main(self) -> None:
+        error: BaseException | None = None
+        _around.set((*_around.get(), self))
+        try:
+            with self._scope:
+                while await self._is_wanted():
+                    more = await self.run_stream._apump_next()
+                    self._pass_on()
+                    if not more:
+                        error = self.run_stream._mux._events._error
+                        break
+                    self._advanced.fire()
+        except BaseException as exc:  # shown to the consumers
+            error = exc
+            if isinstance(exc, EXITS):
+                self._exit = exc
+            if is_cancellation(exc) or isinstance(exc, EXITS):
+                raise
+        finally:
+            if isinstance(error, Exception):
+                # Where it ended by an error of a stream transformer, the graph itself has not ended.
+                self.close(error)
+            elif error is not None and not self._closing:
+                try:  # here, since a loop that ends waits for no further task
+                    deadline = anyio.current_time() + CLEANUP_SECONDS
+                    with anyio.CancelScope(shield=True, deadline=deadline):
+                        await self._close_graph()
+                finally:
+                    self._end(error)
+            else:
+                self._end(error)
+
+    async def _is_wanted(self) -> bool:
+        await self._wanted.wait()
+        self._wanted.clear()
+        return not self._closing
+
+    def _pass_on(self) -> None:
+        for channel, state in self._channels:
+            items = channel._items
+            while items:
+                item = items.popleft()[1]
+                if not state.done:
+                    state.push(item)
+
+    def _end(self, error: BaseException | None) -> None:
+        for state in (self.events, *(state for _, state in self._channels)):
+            if error is None:
+                state.complete(state.deltas)
+            else:
+                state.fail(shareable_error(error))
+        self._advanced.fire()
+        if not self._closing:
+            self._ended.set()
+
+    # The end
+
+    async def aclose(self) -> None:
+        if self._loop is None:
+            self._closing = True
+            self._end(StreamCancelledError())
+            return
+        if not self._ended.is_set():
+            if not self._loop.is_current():
+                raise RuntimeError("the stream runs on another event loop, and is closed there")
+            self.close(StreamCancelledError())
+            if any(run is self for run in _around.get()):
+                return
+            await outlast(self._ended)
+        # asyncio's loop has been given it by the task itself.
+        if self._exit is not None and backend() != "asyncio":
+            raise_as_it_came(self._exit, self._exit.__traceback__)
+
+    def close(self, error: Exception) -> None:
+        """Begin to stop, showing `error` to the consumers; to be called on the run's event loop."""
+        if not (self._closing or self._ended.is_set()):
+            self._closing = True
+            self._end(error)
+            self._wanted.set()
+            name = "langchain_anyio.open_stream cleanup"
+            self._stop_scope = anyio.CancelScope(shield=True)
+            start(self._stop, name=name, over=self._stopped.set)
+            start(self._watch, name=name, over=self._ended.set)
+
+    async def _stop(self) -> None:
+        """Stop the graph in a task that nobody cancels: langgraph cleans up under one cancellation, and not under two."""
+        try:
+            with self._stop_scope:
+                await self.run_stream.abort()
+                await (
+                    self._close_graph()
+                )  # which it leaves open where a stream transformer has failed
+        except EXITS as exc:
+            self._exit = exc
+            raise
+
+    async def _watch(self) -> None:
+        """See to it that a run that is being closed is over in time."""
+        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_SECONDS):
+            await self._stopped.wait()
+            await self._left.wait()
+        if not (self._stopped.is_set() and self._left.is_set()):
+            self._scope.cancel()
+            self._stop_scope.cancel()
+            warn_of_leak(
+                f"the cleanup of a stream was given up after {CLEANUP_SECONDS:g} seconds; left behind: "
+                f"the graph {self._graph.get_name()}",
+                self,
+            )
+
+    def dropped(self) -> bool:
+        """Stop because nobody can read the stream any more; called from any thread."""
+        if self._loop is None or self._over():
+            return False
+        return self._loop.call_soon(lambda: self.close(StreamCancelledError()))
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise RuntimeError("this release of langgraph does not make its run stream at once")

@@ -1,0 +1,91 @@
+"""Which chat model is meant, and what runs before it."""
+
+from __future__ import annotations
+
+from typing import Any, cast, final
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableConfig,
+    RunnableSequence,
+)
+from langchain_core.runnables.configurable import DynamicRunnable
+
+from langchain_anyio._langchain_core import bound_config
+
+from .graph import is_graph
+
+
+@final
+class Target:
+    """A chat model, a sequence that ends in one, or a graph, out of what is bound around it.
+
+    Attributes:
+        runnable: The model, the sequence or the graph.
+        config: The config to call it with.
+        bound: The keyword arguments that are bound to it.
+    """
+
+    __slots__ = ("bound", "config", "runnable")
+
+    def __init__(
+        self,
+        runnable: BaseChatModel | RunnableSequence[Any, Any] | Runnable[Any, Any],
+        config: RunnableConfig | None,
+        bound: dict[str, Any],
+    ) -> None:
+        self.runnable: BaseChatModel | RunnableSequence[Any, Any] | Runnable[Any, Any] = runnable
+        self.config: RunnableConfig | None = config
+        self.bound: dict[str, Any] = bound
+
+
+def resolve(model: object, config: RunnableConfig | None) -> Target:
+    """Follow bindings and configurable models down to the chat model, the sequence or the graph.
+
+    Raises:
+        TypeError: There is something else at the bottom, or at the end of the sequence.
+    """
+    runnable, bound = model, dict[str, Any]()
+    while True:
+        if isinstance(runnable, BaseChatModel):
+            return Target(runnable, config, bound)
+        if is_graph(runnable):
+            return Target(cast("Runnable[Any, Any]", runnable), config, bound)
+        if isinstance(runnable, RunnableSequence):
+            try:
+                if is_graph(resolve(runnable.last, config).runnable):
+                    raise TypeError
+            except TypeError:
+                raise _unsupported(model, f" that ends in a {_name(runnable.last)}") from None
+            return Target(runnable, config, bound)
+        if isinstance(runnable, DynamicRunnable):
+            runnable, config = runnable.prepare(config)
+        elif isinstance(runnable, RunnableBinding):
+            config = bound_config(runnable, config)
+            bound = {**runnable.kwargs, **bound}
+            runnable = runnable.bound
+        elif type(runnable).__name__ == "_ConfigurableModel":
+            # What init_chat_model of langchain's gives where the config is to name the model. There is no
+            # public way to ask it for the model, and langchain is no dependency.
+            runnable = cast("Any", runnable)._model(config)
+        else:
+            raise _unsupported(model, "" if runnable is model else f" around a {_name(runnable)}")
+
+
+def _unsupported(model: object, detail: str) -> TypeError:
+    way_out = (
+        "; stream the model inside it and go on from its message"
+        if isinstance(model, Runnable)
+        else ""
+    )
+    return TypeError(
+        "model must be a chat model (a BaseChatModel), one with bind(), bind_tools(), with_config() or "
+        "configurable fields, a sequence that ends in one (prompt | model), or a compiled graph of langgraph's, "
+        f"not a {_name(model)}{detail}{way_out}"
+    )
+
+
+def _name(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,207 @@
+"""Worker threads for what is written without `async`: models, and callback handlers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Generic, TypeVar, cast, final
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from langchain_anyio._backends.background import Loop, is_cancellation
+from langchain_anyio._errors import StreamCancelledError
+from langchain_anyio._primitives.wakeup import Wakeup
+
+T = TypeVar("T")
+
+# Threads that models run in at a time, and handlers, on one event loop. A model may wait for its handlers
+# while it holds a thread, so the two must not draw on the same supply, nor on anyio's default one,
+# which the application's own threads share.
+MODEL_THREADS = 256
+HANDLER_THREADS = 64
+
+_model_limiter: RunVar[anyio.CapacityLimiter] = RunVar("langchain_anyio_models")
+_handler_limiter: RunVar[anyio.CapacityLimiter] = RunVar("langchain_anyio_handlers")
+
+
+def model_limiter() -> anyio.CapacityLimiter:
+    """Return the limiter of this event loop for models."""
+    return _limiter(_model_limiter, MODEL_THREADS)
+
+
+def handler_limiter() -> anyio.CapacityLimiter:
+    """Return the limiter of this event loop for callback handlers."""
+    return _limiter(_handler_limiter, HANDLER_THREADS)
+
+
+def _limiter(var: RunVar[anyio.CapacityLimiter], tokens: int) -> anyio.CapacityLimiter:
+    try:
+        return var.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(tokens)
+        var.set(limiter)
+        return limiter
+
+
+class _Call:
+    """One call, as the event loop and the worker thread both see it."""
+
+    __slots__ = ("_abandoned", "_lock", "_running", "label")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._running = False
+
+    def begin(self) -> bool:
+        """Tell the thread whether it is still to make the call."""
+        with self._lock:
+            self._running = not self._abandoned
+            return self._running
+
+    def end(self) -> bool:
+        """Tell the thread whether nobody waits for it any more."""
+        with self._lock:
+            self._running = False
+            return self._abandoned
+
+    def abandon(self) -> bool:
+        """Tell the event loop whether the thread makes the call now."""
+        with self._lock:
+            self._abandoned = True
+            return self._running
+
+
+@final
+class ThreadCalls:
+    """The calls in worker threads that belong to one run.
+
+    A call that is cancelled returns at once and leaves its thread to finish; such threads are known here
+    until they have finished.
+    """
+
+    __slots__ = ("_all_returned", "_left", "_loop")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._left: dict[_Call, None] = {}
+        self._all_returned = Wakeup()
+
+    def left(self) -> list[str]:
+        """Return the labels of the calls that were cancelled and have not returned."""
+        return sorted(call.label for call in self._left)
+
+    async def join(self) -> None:
+        """Wait until no thread is left that a cancelled call left behind."""
+        while self._left:
+            await self._all_returned.wait()
+
+    async def run(self, func: Callable[[], T], *, label: str, limiter: anyio.CapacityLimiter) -> T:
+        """Call `func` in a worker thread, in a copy of the current context, and return what it returns.
+
+        Cancellation: returns at once; the thread goes on until `func` returns, see `join()`. A call that
+        has not begun does not begin.
+
+        Args:
+            func: What to call.
+            label: Names the call where it had to be left behind.
+            limiter: Where the thread is drawn from.
+        """
+        call = _Call(label)
+
+        def work() -> tuple[T]:
+            if not call.begin():
+                raise StreamCancelledError
+            try:
+                # trio refuses a bare coroutine: it takes the function for an asynchronous one.
+                return (func(),)
+            except BaseException as exc:
+                # A future takes no StopIteration, a GeneratorExit would close the coroutine that it is raised in, and
+                # a cancellation, of a loop that `func` ran perhaps, would be taken for that of the task.
+                if isinstance(exc, (StopIteration, GeneratorExit)) or is_cancellation(exc):
+                    raise RuntimeError(f"{label} raised {type(exc).__name__}") from exc
+                raise
+            finally:
+                if call.end():
+                    self._loop.call_soon(partial(self._forget, call))
+
+        try:
+            (result,) = await anyio.to_thread.run_sync(
+                work, abandon_on_cancel=True, limiter=limiter
+            )
+            return result
+        except anyio.get_cancelled_exc_class():
+            if call.abandon():
+                self._left[call] = None
+            raise
+
+    def _forget(self, call: _Call) -> None:
+        self._left.pop(call, None)
+        if not self._left:
+            self._all_returned.fire()
+
+
+_END = object()
+
+
+@final
+class ThreadIterator(Generic[T]):
+    """A blocking iterator, each step of which is taken in a worker thread.
+
+    The iterator is made by its first step. A step that is cancelled goes on in its thread; when it is over
+    the iterator is closed there, so it is left at its next item.
+    """
+
+    __slots__ = ("_calls", "_closed", "_iterator", "_label", "_lock", "_make")
+
+    def __init__(self, make: Callable[[], Iterator[T]], calls: ThreadCalls, *, label: str) -> None:
+        self._make = make
+        self._calls = calls
+        self._label = label
+        self._iterator: Iterator[T] | None = None
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+
+    def __aiter__(self) -> ThreadIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        item = await self._calls.run(self._step, label=self._label, limiter=model_limiter())
+        if item is _END:
+            raise StopAsyncIteration
+        return cast("T", item)
+
+    async def aclose(self) -> None:
+        """Close the iterator; one that is taking a step is closed by its thread, and not waited for."""
+        self._closed.set()
+        if self._iterator is not None and not self._lock.locked():
+            # What ends a run does not wait until another one lets go of a thread.
+            limiter = anyio.CapacityLimiter(1)
+            await self._calls.run(self._close, label=self._label, limiter=limiter)
+
+    def _step(self) -> object:
+        try:
+            with self._lock:
+                if self._closed.is_set():
+                    return _END
+                if self._iterator is None:
+                    self._iterator = iter(self._make())
+                item = next(self._iterator, _END)
+                if item is _END:
+                    self._closed.set()  # here, so that what ends the run need not wait for a thread again
+                return item
+        finally:
+            # After the lock was let go: who found it taken relies on this.
+            if self._closed.is_set():
+                self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            iterator, self._iterator = self._iterator, None
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()

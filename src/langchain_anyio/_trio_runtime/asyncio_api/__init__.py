@@ -1,0 +1,1 @@
+"""The names of asyncio that libraries use, on trio: each file ports one part of asyncio."""

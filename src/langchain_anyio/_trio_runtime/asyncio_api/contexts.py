@@ -1,0 +1,122 @@
+"""Awaiting something in another context, mostly without a task of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context, ContextVar
+from types import CoroutineType
+from typing import Any, Final, Generic, TypeVar, cast, final
+
+import trio
+from outcome import Outcome, acapture
+from trio.lowlevel import checkpoint
+
+from .call_scope import Owner
+
+T = TypeVar("T")
+
+# Python limits the depth of the stack. Each task has a stack of its own, and asyncio's would take
+# one for each of these; here every so many nested ones do.
+_NESTED_IN_ONE_TASK: Final = 16
+_nested: ContextVar[int] = ContextVar("langchain_anyio_nested", default=0)
+
+
+@final
+class InContext(Generic[T]):
+    """An awaitable that runs `awaitable` in `context`, in the task of whoever awaits it.
+
+    What it runs is cancelled by the scopes around it, and raises straight to whoever awaits it, so for what is awaited at
+    once this is all that `create_task(awaitable, context=context)` is for. Where many of them are nested, one in 16
+    runs in a task of its own, so that the stack stays shallow.
+
+    Args:
+        awaitable: What to run.
+        context: What to run it in.
+        yielding: Whether other tasks run first, as they do before a task begins.
+        in_list: Whether the result is returned in a list, as that of several is.
+
+    Raises:
+        RuntimeError: The context is entered already.
+    """
+
+    __slots__ = ("_awaitable", "_context", "_in_list", "_in_own_task", "_yielding")
+
+    def __init__(
+        self,
+        awaitable: Awaitable[Any],
+        context: Context,
+        yielding: bool = False,
+        in_list: bool = False,
+    ) -> None:
+        self._awaitable = awaitable
+        self._context = context
+        self._yielding = yielding
+        self._in_list = in_list
+        self._in_own_task = False
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        if self._in_own_task:
+            return self._steps()
+        nested = _nested.get() + 1
+        # The same context may be for many steps, one after the other.
+        self._context.run(_nested.set, nested)
+        if nested % _NESTED_IN_ONE_TASK:
+            return self._steps()
+        self._in_own_task = True
+        return _in_own_task(self).__await__()
+
+    def _steps(self) -> Generator[Any, Any, T]:
+        run = self._context.run
+        awaitable = self._awaitable
+        # A coroutine has the methods of the iterator that it would return.
+        steps: Any = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()
+        resume: Callable[[Any], Any] = steps.send
+        value: Any = None
+        try:
+            if self._yielding:
+                yield from checkpoint().__await__()  # noqa: ASYNC105 - as a generator awaits
+        except GeneratorExit:
+            run(steps.close)
+            raise
+        except BaseException as exc:  # noqa: BLE001 - as a task that is cancelled before it begins
+            value, resume = exc, steps.throw
+        while True:
+            try:
+                yielded = run(resume, value)
+            except StopIteration as stop:
+                return cast("T", [stop.value] if self._in_list else stop.value)
+            finally:
+                value = None  # an exception would refer to this frame, and so to itself
+            try:
+                value = yield yielded
+                resume = steps.send
+            except GeneratorExit:
+                run(steps.close)
+                raise
+            except BaseException as exc:  # noqa: BLE001 - whatever is thrown in goes on in there
+                value, resume = exc, steps.throw
+
+
+async def _in_own_task(awaitable: Awaitable[T]) -> T:
+    """Await something in a child task, and return or raise what it does, not in a group."""
+    outcome: Outcome[T] | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def run() -> None:
+        nonlocal outcome
+        owner = Owner.current()
+        outcome = await acapture(_await, awaitable if owner is None else owner.run(awaitable))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+    except BaseException:
+        # Where there is an outcome, this is a cancellation, which comes again at the next checkpoint.
+        if outcome is None:
+            raise
+    assert outcome is not None
+    return outcome.unwrap()
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable

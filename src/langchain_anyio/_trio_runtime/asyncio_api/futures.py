@@ -1,0 +1,614 @@
+"""asyncio's futures and tasks on trio.
+
+Only what runs in a trio task calls anything here. The meaning of each name is asyncio's, with structure added: a task
+does not outlive the call that started it, awaiting something is to answer for it, and whoever is cancelled raises
+trio's own `Cancelled` and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import reprlib
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from contextvars import Context, copy_context
+from inspect import getcoroutinelocals, isawaitable
+from sys import _getframe
+from types import CoroutineType, GenericAlias, TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import trio
+from trio.lowlevel import current_task
+
+from langchain_anyio._backends.background import EXITS, close_open_nurseries, contain
+
+from .awaited_at_once import awaited_at_once
+from .call_scope import CLEANUP_SECONDS, Owner
+from .contexts import InContext
+from .missing_names import missing_of_task
+from .start_order import Turns
+
+if sys.version_info < (3, 11):
+    # Comes with trio there.
+    from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+# Which task each of trio's runs.
+_running: dict[trio.lowlevel.Task, Task[Any]] = {}
+
+_turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("langchain_anyio_turns")
+
+
+def turns_of_this_run() -> Turns:
+    try:
+        return _turns.get()
+    except LookupError:
+        turns = Turns()
+        _turns.set(turns)
+        return turns
+
+
+class Future(Generic[T]):
+    """A result that is still to come.
+
+    Ports `asyncio.Future`. Its callbacks are called at once, and not soon, when it is done.
+    """
+
+    # In the class, so that a future that is still to come is quickly made.
+    _loop: object = None
+    _result: T | None = None
+    _exception: BaseException | None = None
+    _traceback: TracebackType | None = None
+    _cancelled = False
+    _message: object = None
+    _retrieved = False
+
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(GenericAlias)
+
+    def __init__(self, *, loop: object = None) -> None:
+        if loop is not None:
+            self._loop = loop
+        self._event = trio.Event()
+        self._callbacks: list[tuple[Callable[[Any], object], Context]] = []
+
+    def done(self) -> bool:
+        return self._event.is_set()
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def result(self) -> T:
+        if (error := self.exception()) is not None:
+            # Without the places where it has been raised before: a future may be awaited often.
+            raise error.with_traceback(self._traceback)
+        return cast("T", self._result)
+
+    def exception(self) -> BaseException | None:
+        if not self.done():
+            raise asyncio.InvalidStateError("the result is still to come")
+        if self._cancelled:
+            raise self._cancellation()
+        self._retrieved = True
+        return self._exception
+
+    def _cancellation(self) -> BaseException:
+        """Return what tells the awaiting side that this was cancelled.
+
+        It is asyncio's error: trio's own is for cancel scopes to raise, and one that no scope knows would
+        go through all nurseries. Where trio's is at hand already, that one goes on.
+        """
+        at_hand = sys.exc_info()[1]
+        if isinstance(at_hand, trio.Cancelled):
+            return at_hand
+        return asyncio.CancelledError(*() if self._message is None else (self._message,))
+
+    def set_result(self, result: T) -> None:
+        self._finish()
+        self._result = result
+        self._announce()
+
+    def set_exception(self, exception: BaseException | type[BaseException]) -> None:
+        self._finish()
+        error = exception() if isinstance(exception, type) else exception
+        if isinstance(error, StopIteration):
+            wrapper = RuntimeError(
+                "StopIteration interacts badly with generators and cannot be raised into a Future"
+            )
+            wrapper.__context__ = wrapper.__cause__ = error
+            error = wrapper
+        self._exception = error
+        self._traceback = error.__traceback__
+        self._announce()
+
+    def cancel(self, msg: object = None) -> bool:
+        if self.done():
+            return False
+        self._message = msg
+        self._cancelled = True
+        self._announce()
+        return True
+
+    def _finish(self) -> None:
+        if self.done():
+            raise asyncio.InvalidStateError("the result is there already")
+
+    def _announce(self) -> None:
+        self._event.set()
+        if not self._callbacks:
+            return
+        callbacks, self._callbacks = self._callbacks, []
+        exits: BaseException | None = None
+        for callback, context in callbacks:
+            try:
+                self._call(callback, context)
+            except EXITS as exc:
+                exits = exits or exc
+        if exits is not None:
+            try:
+                raise exits
+            finally:
+                del exits
+
+    def _call(self, callback: Callable[[Any], object], context: Context) -> None:
+        try:
+            context.run(callback, self)
+        except EXITS:
+            raise
+        except BaseException:
+            _logger.exception("a callback of %r failed", self)
+
+    def add_done_callback(
+        self, callback: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        context = copy_context() if context is None else context
+        if self.done():
+            self._call(callback, context)
+        else:
+            self._callbacks.append((callback, context))
+
+    def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
+        before = len(self._callbacks)
+        self._callbacks = [(c, context) for c, context in self._callbacks if c != callback]
+        return before - len(self._callbacks)
+
+    def get_loop(self) -> object:
+        from .loop import running_loop
+
+        return self._loop or running_loop()
+
+    async def settled(self) -> None:
+        """Wait until it is done, without raising what it raised."""
+        if not self.done():
+            await self._event.wait()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._outcome().__await__()
+
+    async def _outcome(self) -> T:
+        """Wait, and take the work along when the waiting is interrupted: cancel it, and wait for its end."""
+        try:
+            await self.settled()
+        except BaseException as interruption:
+            if isinstance(interruption, trio.Cancelled) and self.done():
+                # It was done before the awaiting side could tell. asyncio's primitives count on it that whom they have
+                # woken has taken what it was woken for; the next checkpoint raises the cancellation again.
+                return self.result()
+            self.cancel()
+            with trio.CancelScope(shield=True):
+                await self.settled()
+            # As in a nursery: an error goes before the cancellation that it came up in.
+            if isinstance(interruption, trio.Cancelled) and not self._cancelled:
+                self._retrieved = True
+                if self._exception is not None:
+                    raise self._exception from None
+            raise
+        return self.result()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._shown_state()}>"
+
+    def _shown_state(self) -> str:
+        if not self.done():
+            return "pending"
+        if self._cancelled:
+            return "cancelled"
+        if self._exception is not None:
+            return f"finished exception={self._exception!r}"
+        return f"finished result={reprlib.repr(self._result)}"
+
+    def __del__(self) -> None:
+        # A generator that has come to its end is no error.
+        error = self._exception
+        if error is not None and not self._retrieved and not isinstance(error, StopAsyncIteration):
+            _logger.error("the exception of %r was never retrieved", self, exc_info=self._exception)
+
+
+class Task(Future[T]):
+    """A coroutine that runs by itself.
+
+    Ports `asyncio.Task`. It runs as a trio system task, because it may be started in an async generator, where no
+    nursery can be open; it belongs to the public call that it was started in, and to the run where there is none.
+
+    Attributes:
+        finishes: Whether the call lets it finish, within the time that its cleanup has, and does not cancel it at once.
+    """
+
+    finishes = False
+
+    def __init__(
+        self,
+        coro: Awaitable[T],
+        *,
+        loop: object = None,
+        name: object = None,
+        context: Context | None = None,
+        eager_start: bool = False,  # noqa: ARG002  # asyncio's; a task begins in its turn
+    ) -> None:
+        if not hasattr(coro, "__await__") and not isawaitable(coro):
+            raise TypeError(f"a coroutine was expected, got {coro!r}")
+        super().__init__(loop=loop)
+        self._name = (
+            str(name)
+            if name is not None
+            else getattr(coro, "__qualname__", None) or type(coro).__name__
+        )
+        self._awaitable: Awaitable[T] | None = coro
+        self._scope = trio.CancelScope()
+        self._owner = Owner.current()
+        if self._owner is not None:
+            self._owner.tasks.add(self)
+        self._context = context = copy_context() if context is None else context
+        try:
+            trio.lowlevel.spawn_system_task(self._begin, name=self._name, context=context)
+            self._turn = turns_of_this_run().make()
+        except RuntimeError:
+            # The run is ending and takes no more tasks, while its last generators are closed: it runs as it is awaited.
+            self._late = True
+
+    _late = False
+
+    @staticmethod
+    def of(task: trio.lowlevel.Task) -> Task[Any] | None:
+        """Return the task that a trio task runs, `None` where it runs none."""
+        return _running.get(task)
+
+    @staticmethod
+    def started_in(task: trio.lowlevel.Task) -> Task[Any] | None:
+        """Return the task that a system task has been started for, whether it has begun or not."""
+        if getattr(task.coro, "cr_code", None) is not Task._begin.__code__:
+            return None
+        return cast("Task[Any] | None", getcoroutinelocals(task.coro).get("self"))
+
+    def detach(self) -> None:
+        """Have it belong to the run, and not to the call that it was started in; before it has begun."""
+        if self._owner is not None:
+            self._owner.tasks.discard(self)
+            self._owner = None
+
+    def set_result(self, result: T) -> None:  # noqa: ARG002
+        raise RuntimeError("Task does not support set_result operation")
+
+    def set_exception(
+        self,
+        exception: BaseException | type[BaseException],  # noqa: ARG002
+    ) -> None:
+        raise RuntimeError("Task does not support set_exception operation")
+
+    def get_name(self) -> str:
+        return self._name
+
+    def set_name(self, value: object) -> None:
+        self._name = str(value)
+
+    def get_coro(self) -> Awaitable[T] | None:
+        """Return what it runs; `None` once that has ended, which it does not keep."""
+        return self._awaitable
+
+    def get_context(self) -> Context:
+        return self._context
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(missing_of_task(name), name=name, obj=self)
+
+    def cancel(self, msg: object = None) -> bool:
+        if self.done():
+            return False
+        if not self._scope.cancel_called:
+            self._message = msg
+        self._scope.cancel()
+        return True
+
+    def cancelling(self) -> int:
+        return int(self._scope.cancel_called or isinstance(sys.exc_info()[1], trio.Cancelled))
+
+    async def settled(self) -> None:
+        if self._event.is_set():
+            return
+        if _running.get(current_task()) is self:
+            raise RuntimeError(f"Task cannot await on itself: {self!r}")
+        if self._late:
+            self._late = False
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._run()
+        await self._event.wait()
+
+    async def _begin(self) -> None:
+        try:
+            turn = self._turn
+            if not turn.is_next():
+                await turn.come()
+            turn.take()
+            await self._run()
+        except BaseException as exc:  # noqa: BLE001  # of a system task, which takes the whole run down
+            # The run's cancellation need not go on from here: the task ends. No other one may.
+            contain(exc, f"{self!r} failed")
+
+    async def _run(self) -> None:
+        awaitable = cast("Awaitable[T]", self._awaitable)
+        here = current_task()
+        outer = _running.get(here)
+        _running[here] = self
+        nurseries = len(here.child_nurseries)
+        cancelled = False
+        ours: BaseException | None = None
+        try:
+            # As on asyncio, a coroutine that was cancelled before it began does not begin. The next step of an async
+            # generator does: to close that would be to begin closing the generator, and not to end it.
+            if self._scope.cancel_called and isinstance(awaitable, CoroutineType):
+                awaitable.close()
+                cancelled = True
+            else:
+                with self._scope:
+                    owner = self._owner
+                    self._result = await (awaitable if owner is None else owner.run(awaitable))
+                cancelled = self._scope.cancelled_caught
+        except asyncio.CancelledError as exc:
+            if self._message is None and exc.args:
+                self._message = exc.args[0]
+            cancelled = True
+        except BaseException as exc:  # noqa: BLE001  # whoever awaits the task gets it
+            # trio's cancellation that is left here is that of the run, which has to have it back.
+            ours, self._exception = _split(exc)
+            if self._exception is None:
+                cancelled = True
+            else:
+                self._traceback = self._exception.__traceback__
+        finally:
+            if outer is None:
+                del _running[here]
+            else:
+                _running[here] = outer
+        if len(here.child_nurseries) > nurseries:
+            await close_open_nurseries(nurseries)
+        # Not while the exception is at hand: to the callbacks, `CancelledError` would be trio's.
+        self._end(cancelled=cancelled)
+        if ours is not None:
+            try:
+                raise ours
+            finally:
+                del ours
+
+    def _end(self, *, cancelled: bool) -> None:
+        self._cancelled = cancelled
+        self._awaitable = None
+        if self._owner is not None:
+            self._owner.tasks.discard(self)
+        try:
+            self._announce()
+        except EXITS as exc:  # of a callback; there is nobody but the awaiting side to have it
+            self._cancelled, self._exception = False, exc
+
+    def __repr__(self) -> str:
+        state, _, outcome = self._shown_state().partition(" ")
+        if state == "pending" and self._scope.cancel_called:
+            state = "cancelling"
+        return f"<Task {state} name={self._name!r}{outcome and ' ' + outcome}>"
+
+
+def _split(
+    exc: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """Part trio's cancellation from what else there is."""
+    if isinstance(exc, trio.Cancelled):
+        return exc, None
+    if isinstance(exc, BaseExceptionGroup):
+        cancelled, errors = exc.split(trio.Cancelled)
+        return cancelled, errors
+    return None, exc
+
+
+def create_task(
+    coro: Awaitable[T],
+    *,
+    name: object = None,
+    context: Context | None = None,
+    eager_start: bool = False,
+) -> Task[T]:
+    """Port `asyncio.create_task`; `context` is taken on every Python."""
+    return Task(coro, name=name, context=context, eager_start=eager_start)
+
+
+def ensure_future(coro_or_future: Awaitable[T], *, loop: object = None) -> Future[T]:
+    """Port `asyncio.ensure_future`."""
+    if type(coro_or_future) is CoroutineType:  # as most often
+        return Task(coro_or_future, loop=loop)
+    if isinstance(coro_or_future, Future):
+        if loop is not None and loop is not coro_or_future.get_loop():
+            raise ValueError(
+                "The future belongs to a different loop than the one specified as the loop argument"
+            )
+        return coro_or_future
+    if asyncio.isfuture(coro_or_future):
+        return cast("Future[T]", coro_or_future)
+    if not isawaitable(coro_or_future):
+        raise TypeError("An asyncio.Future, a coroutine or an awaitable is required")
+    return Task(coro_or_future, loop=loop)
+
+
+def isfuture(value: object) -> bool:
+    """Port `asyncio.isfuture`."""
+    return isinstance(value, Future) or asyncio.isfuture(value)
+
+
+def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -> Awaitable[list[Any]]:
+    """Await all of them at the same time and return their results in order.
+
+    When one fails, the others are cancelled and waited for, then its error is raised, bare.
+
+    Ports `asyncio.gather`, where the others run on and nobody waits for them. What is not awaited at once is a task.
+    """
+    if not awaited_at_once(_getframe(1)):
+        return _begun(_gather(awaitables, return_exceptions), awaitables)
+    if len(awaitables) == 1 and not return_exceptions:  # as most often: it needs no task
+        return InContext(awaitables[0], copy_context(), False, True)
+    return _gather(awaitables, return_exceptions)
+
+
+def _begun(gathering: Coroutine[Any, Any, list[Any]], awaitables: Iterable[Any]) -> Task[list[Any]]:
+    """Return the task of what is not awaited at once."""
+    if not all(map(isawaitable, awaitables)):
+        gathering.close()
+        raise TypeError("An asyncio.Future, a coroutine or an awaitable is required")
+    return Task(gathering, name="gather")
+
+
+async def _gather(awaitables: tuple[Awaitable[Any], ...], return_exceptions: bool) -> list[Any]:
+    if len(awaitables) == 1:
+        try:
+            return [await InContext(awaitables[0], copy_context())]
+        except (Exception, asyncio.CancelledError) as exc:
+            if not return_exceptions:
+                raise
+            return [exc]
+    if len(set(awaitables)) < len(awaitables):
+        # One that is there twice is awaited once.
+        different = tuple(dict.fromkeys(awaitables))
+        outcomes = dict(zip(different, await _gather(different, return_exceptions), strict=True))
+        return [outcomes[awaitable] for awaitable in awaitables]
+    results: list[Any] = [None] * len(awaitables)
+    to_begin = iter(enumerate(awaitables))
+
+    async def run() -> None:
+        # In their order, as on asyncio, and all in one tick: trio begins the tasks of a tick in either order.
+        index, awaitable = next(to_begin)
+        try:
+            results[index] = await _owned(awaitable)
+        except (Exception, asyncio.CancelledError) as exc:
+            if not return_exceptions:
+                raise
+            results[index] = exc
+
+    if awaitables:
+        await _all(run, len(awaitables))
+    return results
+
+
+def gather_to_the_end(
+    *awaitables: Awaitable[Any], return_exceptions: bool = False
+) -> Awaitable[list[Any]]:
+    """As `gather`, but when one fails, the others are let finish.
+
+    For callback handlers: none shall miss an event because of another's error.
+    """
+    gathering = _gather_to_the_end(awaitables, return_exceptions)
+    if awaited_at_once(_getframe(1)):
+        return gathering
+    return _begun(gathering, awaitables)
+
+
+async def _gather_to_the_end(
+    awaitables: tuple[Awaitable[Any], ...], return_exceptions: bool
+) -> list[Any]:
+    if len(awaitables) == 1:
+        return await _gather(awaitables, return_exceptions)
+    results = await _gather(tuple(map(_to_the_end, awaitables)), False)
+    if not return_exceptions:
+        errors = [result for result in results if isinstance(result, _Failed)]
+        for other in errors[1:]:
+            _logger.error("a second error among those gathered", exc_info=other.exception)
+        if errors:
+            raise errors[0].exception
+    return [result.exception if isinstance(result, _Failed) else result for result in results]
+
+
+class _Failed:
+    __slots__ = ("exception",)
+
+    def __init__(self, exception: Exception) -> None:
+        self.exception = exception
+
+
+async def _to_the_end(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return await awaitable
+    except Exception as exc:  # noqa: BLE001  # raised when all have run to their end
+        return _Failed(exc)
+
+
+async def _owned(awaitable: Awaitable[T]) -> T:
+    owner = Owner.current()
+    return await (awaitable if owner is None else owner.run(awaitable))
+
+
+async def _all(run: Callable[[], Awaitable[None]], times: int) -> None:
+    """Run something several times in a nursery and raise the first error bare, as asyncio's callers expect it."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(times):
+                nursery.start_soon(run)
+        return
+    except BaseExceptionGroup as exc:
+        group = exc
+    cancelled, errors = group.split(trio.Cancelled)
+    try:
+        if errors is None:
+            await trio.lowlevel.checkpoint_if_cancelled()  # raises it bare
+            raise cast("BaseException", cancelled)
+        for other in errors.exceptions[1:]:
+            _logger.error("a second error among those gathered", exc_info=other)
+        raise errors.exceptions[0]
+    finally:
+        # Their tracebacks refer to this frame, which else would be freed by the garbage collector alone.
+        del group, cancelled, errors
+        other = None
+
+
+def shield(arg: Awaitable[T]) -> Awaitable[T]:
+    """Await something that goes on when the awaiting side is cancelled.
+
+    It is waited for then, for 5 seconds at most, before the cancellation goes on; what has not ended by then is
+    cancelled with the rest.
+
+    Ports `asyncio.shield`, where nobody waits. What is not awaited at once is a task.
+    """
+    future = ensure_future(arg)
+    if future.done():
+        return future
+    shielding = _shield(future)
+    if awaited_at_once(_getframe(1)):
+        return shielding
+    return Task(shielding, name="shield")
+
+
+async def _shield(future: Future[T]) -> T:
+    try:
+        await future.settled()
+    except trio.Cancelled:
+        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+            await future.settled()
+        if not future.done():
+            future.cancel()
+            warnings.warn(
+                f"{future!r} was cancelled, as it had not ended {CLEANUP_SECONDS:g} seconds after its surroundings "
+                "were cancelled",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        raise
+    return future.result()

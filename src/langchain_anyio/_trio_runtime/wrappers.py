@@ -1,0 +1,253 @@
+"""What of a library is wrapped by name, because another `asyncio` in its modules is not enough."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextvars import Context
+from types import FrameType, FunctionType, ModuleType
+from typing import Any, Final, cast
+
+from trio.lowlevel import checkpoint
+
+from langchain_anyio._providers.http_clients import embeddings_for_current_loop, for_current_loop
+
+from .asyncio_api.call_scope import Owner
+from .asyncio_api.contexts import InContext
+from .asyncio_api.loop import TrioLoop, running_loop
+from .core_stream import open_for_core
+from .langchain_classic import WRAPPERS_OF_CLASSIC
+from .langgraph import WRAPPERS_OF_LANGGRAPH
+from .running_backend import on_trio
+
+# The public async generators: the outermost one closes the inner ones, and joins their tasks, before it has closed.
+GENERATORS: Final = frozenset(
+    {
+        "abatch_as_completed",
+        "alazy_load",
+        "astream",
+        "astream_events",
+        # Of `RunnableGenerator`, whose public methods only hand its generator on.
+        "_atransform_stream_with_config",
+        # Of `astream_events`, which since `version="v3"` is no generator itself.
+        "_astream_events_v1_v2",
+        "astream_log",
+        "atransform",
+        "ayield_keys",
+    }
+)
+
+# The public coroutine functions: the outermost one joins the tasks that were started in it before it returns.
+COROUTINES: Final = frozenset({"abatch", "agenerate", "ainvoke", "arun"})
+
+# The packages that are enabled. What their own modules call belongs to the call that brought it
+# about; so does what this package calls for them.
+libraries: Final[set[str]] = set()
+_OWN_PACKAGE: Final = __name__.partition(".")[0]
+_SUSPENDABLE: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+# On earlier Pythons a task takes none, and releases of langchain-core differ in what they do then.
+_TASKS_TAKE_CONTEXTS: Final[bool] = sys.version_info >= (3, 11)
+
+# The methods of a chat model that ask the provider: they run on a copy with an HTTP client of this event loop.
+OF_CHAT_MODELS: Final = frozenset({"agenerate", "astream"})
+
+
+def wrapped_in_module(module: ModuleType, name: str, value: Any) -> Any:
+    """Return what stands for a module's value: a wrapper where the list below has one, or the value itself."""
+    wrap = _BY_NAME.get(f"{module.__name__}.{name}")
+    return value if wrap is None else wrap(value)
+
+
+def wrapped_in_class(cls: type, name: str, value: Any) -> Any:
+    """Return what stands for what a class has in its dictionary: a wrapper, or the value itself."""
+    if not isinstance(value, (FunctionType, classmethod)):
+        return value
+    wrap = _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}.{name}")
+    wrapped: Any = value if wrap is None else wrap(value)
+    if name in OF_CHAT_MODELS and _is_chat_model(cls):
+        wrapped = _of_this_loop(wrapped, for_current_loop)
+    if name in GENERATORS and inspect.isasyncgenfunction(value):
+        wrapped = _closing_what_it_starts(wrapped)
+    elif name in COROUTINES and inspect.iscoroutinefunction(value):
+        wrapped = _joining(wrapped)
+    return wrapped
+
+
+def _is_chat_model(cls: type) -> bool:
+    # Never imported here: another thread that imports it may be waiting for the lock that this is called with.
+    module = sys.modules.get("langchain_core.language_models.chat_models")
+    base = getattr(module, "BaseChatModel", None)
+    return base is not None and issubclass(cls, base)
+
+
+def _closing_what_it_starts(
+    function: Callable[..., AsyncGenerator[Any, None]],
+) -> Callable[..., AsyncGenerator[Any, None]]:
+    """On trio its generators close what they have started before they have closed; on asyncio it is as it was."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        if not on_trio() or _belongs_to_an_owner(sys._getframe(1)):
+            return function(*args, **kwargs)
+        generator: Any = _closing(function, args, kwargs)
+        # What trio calls it when it was left open.
+        generator.__name__, generator.__qualname__ = function.__name__, function.__qualname__
+        return cast("AsyncGenerator[Any, None]", generator)
+
+    return call
+
+
+async def _closing(
+    function: Callable[..., AsyncGenerator[Any, None]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> AsyncGenerator[Any, None]:
+    owner = Owner()
+    generator: Any = function(*args, **kwargs)
+    del args, kwargs
+    try:
+        while True:
+            await checkpoint()  # the steps themselves need not come to one
+            try:
+                item = await owner.run(generator.__anext__())
+            except StopAsyncIteration:
+                await owner.join()
+                return
+            yield item
+            del item
+    finally:
+        if generator.ag_frame is not None or not owner.end():
+            await owner.aclose(generator)
+
+
+def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        if not on_trio() or _belongs_to_an_owner(sys._getframe(1)):
+            return await function(*args, **kwargs)
+        await checkpoint()  # the call itself need not come to one
+        owner = Owner()
+        returned = False
+        try:
+            result = await owner.run(function(*args, **kwargs))
+            await owner.join()
+            returned = True
+            return result
+        finally:
+            if not owner.end(everything=not returned):
+                await owner.aclose(everything=not returned)
+
+    return call
+
+
+def _belongs_to_an_owner(caller: FrameType | None) -> bool:
+    """Return whether a library calls itself within a call; that call owns what is started.
+
+    A library's plain function that only hands a generator or an awaitable on stands for its caller.
+    """
+    while caller is not None:
+        package = caller.f_globals.get("__name__", "").partition(".")[0]
+        if package not in libraries and package != _OWN_PACKAGE:
+            return False
+        if caller.f_code.co_flags & _SUSPENDABLE:
+            break
+        caller = caller.f_back
+    return Owner.is_current_here()
+
+
+def _of_this_loop(function: Callable[..., Any], choose: Callable[[Any], Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(choose(self) if on_trio() else self, *args, **kwargs)
+
+    return call
+
+
+def _astream_events(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The third version of a chat model's `astream_events` is this package's stream."""
+
+    @functools.wraps(function)
+    def astream_events(
+        self: Any, input: Any, config: Any = None, *, version: str = "v2", **kwargs: Any
+    ) -> Any:
+        if version == "v3" and on_trio():
+            return open_for_core(self, input, config, **kwargs)
+        return function(self, input, config, version=version, **kwargs)
+
+    return astream_events
+
+
+def _on_the_loop_of_the_reader(function: Callable[..., None]) -> Callable[..., None]:
+    """A stream that was made where no loop ran asked asyncio for one; its queue knows where it is read."""
+
+    @functools.wraps(function)
+    def send(self: Any, *args: Any) -> None:
+        if isinstance(self._reader_loop, asyncio.AbstractEventLoop):
+            loop = self._queue._loop
+            if loop is None and on_trio():
+                loop = running_loop()
+            if isinstance(loop, TrioLoop):
+                self._reader_loop = loop
+        function(self, *args)
+
+    return send
+
+
+def _coro_with_context(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """What is awaited at once, in a context, runs in the task of whoever awaits it."""
+
+    @functools.wraps(function)
+    def coro_with_context(
+        coro: Awaitable[Any], context: Context, *, create_task: bool = False
+    ) -> Awaitable[Any]:
+        if not _TASKS_TAKE_CONTEXTS or not on_trio():
+            return function(coro, context, create_task=create_task)
+        return InContext(coro, context, yielding=create_task)
+
+    return coro_with_context
+
+
+def _unheard(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The end of a run is reported in a task of its own, to shield it; where nobody listens there is no need of one."""
+
+    @functools.wraps(function)
+    async def report(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.handlers or not on_trio():
+            await function(self, *args, **kwargs)
+
+    return report
+
+
+def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A method of a runnable, wrapped here, may be what another runnable is made of."""
+
+    @functools.wraps(function)
+    def is_async_generator(func: Any) -> bool:
+        return function(inspect.unwrap(func))
+
+    return is_async_generator
+
+
+_BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
+    **{
+        f"langchain_core.callbacks.manager.AsyncCallbackManagerFor{run}Run.on_{kind}_{end}": _unheard
+        for run, kind in (("Chain", "chain"), ("LLM", "llm"), ("Retriever", "retriever"))
+        for end in ("end", "error")
+    },
+    "langchain_core.language_models.chat_models.BaseChatModel.astream_events": _astream_events,
+    "langchain_core.runnables.base.coro_with_context": _coro_with_context,
+    "langchain_core.runnables.base.is_async_generator": _is_async_generator,
+    "langchain_core.runnables.fallbacks.coro_with_context": _coro_with_context,
+    "langchain_core.tools.base.coro_with_context": _coro_with_context,
+    "langchain_core.tracers.memory_stream._SendStream.close": _on_the_loop_of_the_reader,
+    "langchain_core.tracers.memory_stream._SendStream.send_nowait": _on_the_loop_of_the_reader,
+    "langchain_openai.embeddings.base.OpenAIEmbeddings.aembed_documents": functools.partial(
+        _of_this_loop, choose=embeddings_for_current_loop
+    ),
+    **WRAPPERS_OF_CLASSIC,
+    **WRAPPERS_OF_LANGGRAPH,
+}

@@ -1,0 +1,510 @@
+"""The runs that a handler is told of: which belong together, what they said, how they ended."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import OrderedDict, deque
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from langchain_anyio._backends.background import current_task, from_finalizer, task_id
+from langchain_anyio._errors import StreamCancelledError
+from langchain_anyio._langchain_core import current_caller, frames_of_current_task
+from langchain_anyio._primitives.projection import shareable_error
+
+from ._token_queue import DoneEvent, TokenQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from langchain_anyio._langchain_core import Caller
+
+UNKNOWN: Final = UUID(int=0)
+"""Stands for the run of what was said without one, as by a subclass that puts into `queue` itself."""
+
+# Runs that have ended and whose tokens were all taken; asking for their tokens once more is no error.
+REMEMBERED = 1024
+
+
+@final
+class Span:
+    """From the start of an outermost run until no outermost run is open: what one plain iteration reads.
+
+    Attributes:
+        number: Counts the spans of a handler.
+        open: Number of outermost runs that go on.
+        unread: Number of those whose end no iterator has seen that reads one run alone.
+        ended: Whether the last of them has ended.
+        error: The error of the first that failed.
+        unknown: The run of what is said in this span without a run.
+    """
+
+    __slots__ = ("ended", "error", "number", "open", "unknown", "unread")
+
+    def __init__(self, number: int) -> None:
+        self.number: int = number
+        self.open: int = 0
+        self.unread: int = 0
+        self.ended: bool = False
+        self.error: Failure | None = None
+        self.unknown: Run = Run(UNKNOWN, self)
+
+    def gives(self, run: Run, /) -> bool:
+        """Tell whether an iteration over this takes a token of `run`: also one that was left before."""
+        return run.span is not None and run.span.number <= self.number
+
+
+@final
+class Failure:
+    """An error with the traceback it came with, to be raised any number of times."""
+
+    __slots__ = ("_error", "_traceback")
+
+    def __init__(self, error: BaseException) -> None:
+        # A generator that is closed is a run that is cancelled.
+        if isinstance(error, GeneratorExit):
+            error = StreamCancelledError()
+        self._error = shareable_error(error)
+        self._traceback = self._error.__traceback__
+
+    def throw(self) -> NoReturn:
+        """Raise the error."""
+        raise self._error.with_traceback(self._traceback)
+
+
+@final
+class Run:
+    """One run of a model, a chain, a tool or a retriever.
+
+    Attributes:
+        id: Its id.
+        span: The span that it is part of; `None` for a run that is waited for and has not started.
+        parent: The run that it is part of, as far as the handler was told of it.
+        root: The outermost run that it is part of.
+        open_parts: Of an outermost run, those that are part of it and have not ended, in the order of their starts.
+        queue: Where its tokens go and those of the runs that are part of it, if not where its parent's go.
+        ended: Whether it has ended.
+        error: How, if by an error.
+        cut_off: Whether it has ended without telling of it. What it still says is said to nobody.
+        call: The call that runs it, while it is open, if that is watched.
+        task: The asyncio task that is watched, whose end may be that of the run.
+        runner: The id of the task that runs its coroutine to the end, while it is open, if that is known.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ahead",
+        "_speaks",
+        "call",
+        "cut_off",
+        "ended",
+        "error",
+        "id",
+        "open_parts",
+        "parent",
+        "queue",
+        "root",
+        "runner",
+        "span",
+        "task",
+    )
+
+    def __init__(self, id: UUID | None, span: Span | None = None) -> None:
+        self.id: UUID = id or UNKNOWN
+        self.span: Span | None = span
+        self.parent: Run | None = None
+        self.root: Run = self
+        self.open_parts: dict[Run, None] = {}
+        self.queue: TokenQueue[str] | None = None
+        self.ended: bool = False
+        self.error: Failure | None = None
+        self.cut_off: bool = False
+        self._speaks = False
+        self._ahead = 0
+        self.call: weakref.ref[object] | None = None
+        self.task: Any = None
+        self.runner: int | None = None
+
+    def gives(self, _run: Run, /) -> bool:
+        """Tell whether an iteration over the queue of this run takes a token of another one that is in it."""
+        return True
+
+    def outer(self) -> Iterator[Run]:
+        """Go through the runs that it is part of, from the inside out, and begin with itself."""
+        run: Run | None = self
+        while run is not None:
+            yield run
+            run = run.parent
+
+    # One text comes by up to two ways: as the tokens that the model tells of, before or after it yields them, and
+    # as the events of what it yielded.
+
+    def told(self, text: str) -> str:
+        """Return what is new of a token that the model told of."""
+        if text:
+            self._speaks = True
+            if self._ahead:
+                skipped = min(self._ahead, len(text))
+                self._ahead -= skipped
+                return text[skipped:]
+        return text
+
+    def shown(self, text: str) -> str:
+        """Return what is new of a piece of text in an event."""
+        if self._speaks:
+            return ""
+        self._ahead += len(text)
+        return text
+
+    # langchain-core does not tell of the end of a call that was cut off before it had told of its start to every
+    # handler, nor of that of a model, a tool or a retriever that was called alone.
+
+    def watch_call(self, caller: Caller, cut_off: Callable[[], object]) -> None:
+        """Have `cut_off` called, in any thread and within whatever goes on there, when the call is over."""
+        self.call = weakref.ref(caller.token, lambda _: cut_off())
+
+    def unwatch_call(self) -> None:
+        """Have nothing called any more."""
+        self.call = None
+
+
+@final
+class Runs:
+    """All runs that one handler is told of, and the queues that their tokens go to.
+
+    All methods are sync and take the lock.
+    """
+
+    __slots__ = (
+        "_by_hand",
+        "_claimed",
+        "_cut_off",
+        "_ended_alone",
+        "_frames",
+        "_known",
+        "_max_buffer_size",
+        "_open",
+        "_recent",
+        "_span",
+        "_spans",
+        "_tasks",
+        "done",
+        "hands",
+        "lock",
+        "queue",
+    )
+
+    def __init__(self, max_buffer_size: float = math.inf) -> None:
+        self.lock: RLock = RLock()
+        self._max_buffer_size = max_buffer_size
+        self.queue: TokenQueue[str] = self._new_queue()
+        self.done: DoneEvent = DoneEvent(self.lock, self._set_by_hand, self._cleared_by_hand)
+        self.hands: int = 0
+        """How often `done` was set by hand."""
+        self._by_hand = False
+        self._ended_alone = False
+        self._open: dict[UUID, Run] = {}
+        self._known: WeakValueDictionary[UUID, Run] = WeakValueDictionary()
+        self._claimed: weakref.WeakSet[Run] = weakref.WeakSet()
+        self._recent: deque[Run] = deque(maxlen=REMEMBERED)
+        # Noted by finalizers, which may run while this thread holds the lock.
+        self._cut_off: deque[Run] = deque()
+        # Open runs by the asyncio task whose end may be theirs: whether it is so also where the task is not cancelled.
+        self._tasks: dict[Any, dict[Run, bool]] = {}
+        # By task, the open runs of coroutines that it runs to their end, and the frames of these.
+        self._frames: dict[int, dict[Run, int]] = {}
+        # Those that no plain iteration has read to the end, by number.
+        self._spans: OrderedDict[int, Span] = OrderedDict()
+        self._open_span(0)
+
+    def _new_queue(self) -> TokenQueue[str]:
+        return TokenQueue(self._max_buffer_size, self.lock, lambda: self._span.unknown)
+
+    def _open_span(self, number: int) -> None:
+        self._span: Span = Span(number)  # where the next outermost run belongs
+        self._spans[number] = self._span
+
+    # What the handler is told
+
+    def start(self, run_id: UUID | None, parent_id: UUID | None) -> Run:
+        """Note that a run has started."""
+        run_id = run_id or UNKNOWN
+        with self.lock:
+            self.settle()
+            run = self._known.get(run_id)
+            if run is None or run.span is not None:
+                run = Run(run_id, None)
+                self._known[run_id] = run
+            if parent_id is not None:
+                run.parent = self._open.get(parent_id)
+                known = None if run.parent else self._known.get(parent_id)
+                if known is not None and known.cut_off:
+                    # Started by what goes on in a worker thread when the call is over.
+                    run.parent, run.span, run.root = known, known.span, known.root
+                    run.ended = run.cut_off = True
+                    self._recent.append(run)
+                    return run
+            if run.parent is None:
+                run.span = self._span
+                run.span.open += 1
+                run.span.unread += 1
+                self.done.clear()
+            else:
+                run.span = run.parent.span
+                run.root = run.parent.root
+                run.root.open_parts[run] = None
+            self._open[run_id] = run
+            return run
+
+    def get(self, run_id: UUID | None, parent_id: UUID | None) -> Run:
+        """Return an open run, which starts now if its start went by unnoticed, or one that was cut off."""
+        run = self._open.get(run_id or UNKNOWN)
+        if run is None:
+            run = self._known.get(run_id or UNKNOWN)
+            if run is None or not run.cut_off:
+                run = self.start(run_id, parent_id)
+        return run
+
+    def find(self, run_id: UUID | None) -> Run | None:
+        """Return an open run."""
+        return self._open.get(run_id or UNKNOWN)
+
+    def end(
+        self, run_id: UUID | None, parent_id: UUID | None, error: BaseException | None = None
+    ) -> None:
+        """Note that a run has ended; only the first end counts."""
+        with self.lock:
+            known = self._known.get(run_id or UNKNOWN)
+            if known is None or not known.ended:
+                self._end(self.get(run_id, parent_id), error)
+
+    def begin(self, run_id: UUID | None, parent_id: UUID | None, *, alone: bool) -> None:
+        """Note that a run starts in the current task, and see to it that its end is noticed if nobody tells of it.
+
+        Args:
+            run_id: The id of the run.
+            parent_id: The id of the run that it is part of.
+            alone: Whether it is a model, a tool or a retriever, whose cancellation nobody may tell of.
+        """
+        caller = None if run_id is None else current_caller(run_id)
+        if caller is not None and caller.frame is not None:
+            self._end_returned()
+        run = self.start(run_id, parent_id)
+        if run.ended:
+            return
+        if caller is None:
+            if alone:
+                self._watch_task(run)
+            return
+        cut_off, call_soon = self._cut_off, from_finalizer()
+
+        def over() -> None:
+            cut_off.append(run)
+            call_soon(self.settle)
+
+        run.watch_call(caller, over)
+        if caller.frame is not None:
+            self._watch_task(run, whole=True)
+            with self.lock:
+                run.runner = task_id()
+                self._frames.setdefault(run.runner, {})[run] = caller.frame
+
+    def follow(self, run: Run) -> None:
+        """Note that the current task runs it now, unless its call is watched."""
+        if run.call is None:
+            self._watch_task(run)
+
+    def _watch_task(self, run: Run, *, whole: bool = False) -> None:
+        """Take a cancellation of the current asyncio task, or any end if it runs the `whole` run, for that of the run."""
+        task: Any = current_task()
+        if task is None or task is run.task or run.ended:
+            return
+        with self.lock:
+            self._unwatch_task(run)
+            run.task = task
+            # One callback for all runs: to take one away costs as much as there are.
+            runs = self._tasks.get(task)
+            if runs is None:
+                runs = self._tasks[task] = {}
+                task.add_done_callback(self._task_ended)
+            runs[run] = whole
+
+    def _unwatch(self, run: Run) -> None:
+        run.unwatch_call()
+        if run.task is not None:
+            self._unwatch_task(run)
+        if run.runner is not None:
+            frames = self._frames[run.runner]
+            del frames[run]
+            if not frames:
+                del self._frames[run.runner]
+            run.runner = None
+
+    def _unwatch_task(self, run: Run) -> None:
+        task, run.task = run.task, None
+        runs = self._tasks.get(task)
+        if runs is not None and runs.pop(run, None) is not None and not runs:
+            del self._tasks[task]
+            task.remove_done_callback(self._task_ended)
+
+    def _task_ended(self, task: Any) -> None:
+        with self.lock:
+            for run, whole in self._tasks.pop(task, {}).items():
+                run.task = None
+                if whole or task.cancelled():
+                    self.cancel(run)
+
+    def _end_returned(self) -> None:
+        # The traceback of an error that somebody keeps also keeps what a call leaves behind. But a coroutine that
+        # is not on the stack of the task that runs it, while that task runs, has returned.
+        with self.lock:
+            frames = self._frames.get(task_id())
+            if frames:
+                on_stack = frames_of_current_task()
+                for run in [run for run, frame in frames.items() if frame not in on_stack]:
+                    self.cancel(run)
+
+    def cancel(self, run: Run) -> None:
+        """Note that a run was cut off, unless it is known to have ended."""
+        with self.lock:
+            if not run.ended:
+                self._cancel(run)
+
+    def _cancel(self, run: Run) -> None:
+        run.cut_off = run.id != UNKNOWN
+        self._end(run, StreamCancelledError())
+        # A worker thread, which goes on, does not wait for room.
+        self.queue_of(run).room.ring()
+
+    def settle(self) -> None:
+        """End the runs that finalizers have found to be cut off."""
+        if self._cut_off:
+            with self.lock:
+                while self._cut_off:
+                    self.cancel(self._cut_off.popleft())
+
+    def _end(self, run: Run, error: BaseException | None) -> None:
+        self._unwatch(run)
+        run.ended = True
+        run.error = None if error is None else Failure(error)
+        self._recent.append(run)
+        if self._open.get(run.id) is run:
+            del self._open[run.id]
+        run.root.open_parts.pop(run, None)
+        if run.queue is not None:
+            run.queue.news.ring()
+        if run.parent is None and run.span is not None:
+            span = run.span
+            span.open -= 1
+            span.error = span.error or run.error
+            # What is part of it and did not tell of its end will not do so any more.
+            for inner in [*run.open_parts]:
+                inner.cut_off = run.cut_off
+                self._end(inner, error)
+            if not span.open:
+                self._end_span(span)
+
+    def _end_span(self, span: Span) -> None:
+        span.ended = True
+        if span is self._span:
+            self._open_span(span.number + 1)
+            self._ended_alone = True
+            self.done.mark()
+        self.queue.news.ring()
+
+    # `done`, set and cleared by others
+
+    def _set_by_hand(self) -> None:
+        self.hands += 1
+        span = self._span
+        if span.open or not self._ended_alone:
+            self._by_hand = True
+        # Who sets `done` after each run means the one that has just ended, not the next one.
+        self._ended_alone = False
+        for queue in self._queues():
+            # Iterations end now, and no model is held back for them.
+            queue.released = queue.released or bool(self._open)
+            queue.news.ring()
+            queue.room.ring()
+
+    def _cleared_by_hand(self) -> None:
+        self._by_hand = self._ended_alone = False
+
+    def _queues(self) -> list[TokenQueue[str]]:
+        return [self.queue, *(run.queue for run in self._claimed if run.queue is not None)]
+
+    # Reading
+
+    def queue_of(self, run: Run) -> TokenQueue[str]:
+        """Return the queue that the tokens of `run` go to."""
+        inner: Run | None = run
+        while inner is not None:
+            if inner.queue is not None:
+                return inner.queue
+            inner = inner.parent
+        return self.queue
+
+    def claim(self, run_id: UUID) -> Run:
+        """Have the tokens of a run and of all its parts go to a queue of its own; return the run."""
+        with self.lock:
+            run = self._known.get(run_id)
+            if run is None:
+                run = self._known[run_id] = Run(run_id, None)
+            if run.queue is None:
+                source = self.queue_of(run)
+                queue = self._new_queue()
+                source.move(run, queue)
+                run.queue = queue
+                self._claimed.add(run)
+            return run
+
+    def next_span(self) -> Span:
+        """Return the span that an iteration that begins now reads."""
+        return next(iter(self._spans.values()))
+
+    def is_by_hand(self, hands: int) -> bool:
+        """Tell whether `done` was set by hand for an iteration that began when it had been so `hands` times."""
+        return self._by_hand or self.hands != hands
+
+    def read_span(self, span: Span) -> None:
+        """Note that an iteration has come to the end of `span`."""
+        self._by_hand = False
+        self._forget_span(span)
+
+    def _forget_span(self, span: Span) -> None:
+        if self._spans.pop(span.number, None) is not None and not self._spans:
+            self._open_span(span.number + 1)
+
+    def read_run(self, run: Run) -> None:
+        """Note that an iteration over the tokens of `run` alone has come to its end."""
+        if run.queue is None or run.span is None or not run.ended:
+            return
+        run.queue = None
+        self._claimed.discard(run)
+        if run.parent is None:
+            run.span.unread -= 1
+            if run.span.ended and not run.span.unread:
+                self._forget_span(run.span)
+
+
+def text_of(token: str | list[Any]) -> str:
+    """Return the text in a token, which may be a list of content blocks."""
+    if isinstance(token, str):
+        return token
+    return "".join(
+        part if isinstance(part, str) else part.get("text") or ""
+        for part in token
+        if isinstance(part, str) or part.get("type", "text") == "text"
+    )
+
+
+def text_in(event: Any) -> str:
+    """Return the text that comes with an event of the content-block protocol."""
+    if event.get("event") == "content-block-delta":
+        delta = event.get("delta") or {}
+        if delta.get("type") == "text-delta":
+            return delta.get("text") or ""
+    return ""

@@ -1,0 +1,295 @@
+"""What a handler's producers and consumers meet at, each on whichever event loop and thread it runs.
+
+langchain-core calls the async handlers of a synchronous run on event loops of its own, one after
+the other, in the thread of that run. So what a handler keeps is guarded by a lock, and a task that waits is
+woken through its own event loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, final
+
+import anyio
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from typing_extensions import override
+
+from langchain_anyio._backends.background import Loop, Waiter, waiters, wake
+from langchain_anyio._primitives.event import Event
+from langchain_anyio._primitives.queue import Queue, QueueStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._run_tree import Run
+
+T = TypeVar("T")
+
+# Cells without a run that a queue may hold beside as many as it has with one.
+_FEW = 64
+
+
+@final
+class Bell:
+    """Wakes all who wait for it, from any thread. A waiter is noted under the lock of what it waits for."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: dict[Waiter, tuple[int, Loop]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def join(self, waiter: Waiter, loop: Loop) -> None:
+        """Have the next `ring()` wake `waiter`, which is of the running loop, as is `loop`; to `leave()` if none comes."""
+        self._waiting[waiter] = (get_ident(), loop)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no longer, be it that it rang or not."""
+        self._waiting.pop(waiter, None)
+
+    async def wait(self, waiter: Waiter) -> None:
+        """Wait for the `ring()` as one who has joined."""
+        try:
+            await waiter
+        except BaseException:
+            self.leave(waiter)
+            raise
+
+    def ring(self) -> None:
+        """Wake all who wait now."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, {}
+        for waiter, (thread, loop) in waiting.items():
+            if thread == get_ident():
+                wake(waiter)
+            else:
+                loop.call_soon(partial(wake, waiter))
+
+
+@final
+class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
+    """The `done` of a handler: an `Event` that may be used from any thread, and tells when it is set."""
+
+    __slots__ = ("_bell", "_lock", "_on_clear", "_on_set")
+
+    def __init__(
+        self, lock: RLock, on_set: Callable[[], None], on_clear: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._lock = lock
+        self._bell = Bell()
+        self._on_set = on_set
+        self._on_clear = on_clear
+
+    @override
+    def set(self) -> None:
+        with self._lock:
+            self.mark()
+            self._on_set()
+
+    @override
+    def clear(self) -> None:
+        with self._lock:
+            super().clear()
+            self._on_clear()
+
+    def mark(self) -> None:
+        """Set the flag and wake every waiter, but tell nobody of it."""
+        super().set()
+        self._bell.ring()
+
+    @override
+    async def wait(self) -> Literal[True]:
+        await checkpoint_if_cancelled()
+        with self._lock:
+            waiter = None if self.is_set() else waiters()()
+            if waiter is not None:
+                self._bell.join(waiter, Loop())
+        if waiter is None:
+            await checkpoint()
+        else:
+            await self._bell.wait(waiter)
+        return True
+
+
+@final
+class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those who use it
+    """The `queue` of a handler: a `Queue` that may be used from any thread, and knows each item's run.
+
+    In the stream lie cells of an item and its run. A cell whose item has been handed to another queue is without a run, and
+    is passed over; there are never many more of these than of the others.
+
+    Invariants: `_cells` are those in the stream, of which `_used` have a run; `_index` has, by each run that they
+    belong to, all cells up to `_last_indexed` that have a run.
+    """
+
+    __slots__ = (
+        "_cells",
+        "_index",
+        "_last_indexed",
+        "_lock",
+        "_unknown",
+        "news",
+        "readers",
+        "released",
+        "room",
+    )
+
+    def __init__(self, max_buffer_size: float, lock: RLock, unknown: Callable[[], Run]) -> None:
+        super().__init__(max_buffer_size)
+        self._lock = lock
+        self._cells: deque[list[Any]] = deque()
+        self._index: dict[Run, list[list[Any]]] = {}
+        self._last_indexed: list[Any] | None = None
+        self._unknown = unknown
+        self.news: Bell = Bell()
+        self.room: Bell = Bell()
+        self.readers: int = 0
+        """How many iterators there are that read from it."""
+        self.released: bool = False
+        """Whether the last of them has left for good, so that there is nobody to hold a model back for."""
+
+    @property
+    def first_run(self) -> Run | None:
+        """The run of the first item, if there is one; to be asked for under the lock."""
+        cells = self._cells
+        while cells:
+            run: Run | None = cells[0][0]
+            if run is not None:
+                return run
+            cells.popleft()
+            self._receive.receive_nowait()
+        return None
+
+    @override
+    def put_nowait(self, item: T) -> None:
+        with self._lock:
+            self.put_of(self._unknown(), item)
+
+    def put_of(self, run: Run, item: T) -> None:
+        """Append an item that belongs to `run`, as `put_nowait()` does; to be called under the lock."""
+        if self._closed or not (self._used < self._max_buffer_size or self._has_room()):
+            super().put_nowait(item)  # which refuses it
+        cell: Any = [run, item]
+        self._send.send_nowait(cell)
+        self._used += 1
+        self._cells.append(cell)
+        self.news.ring()
+
+    @override
+    async def put(self, item: T) -> None:
+        await self._checkpoint()
+        while True:
+            with self._lock:
+                try:
+                    return self.put_nowait(item)
+                except anyio.WouldBlock:
+                    waiter = waiters()()
+                    self.room.join(waiter, Loop())
+            await self.room.wait(waiter)
+
+    @override
+    def get_nowait(self) -> T:
+        with self._lock:
+            return self.take()
+
+    def take(self) -> T:
+        """Take the first item, as `get_nowait()` does; to be called under the lock."""
+        receive, cells = self._receive.receive_nowait, self._cells
+        cell: Any = receive()
+        while cells.popleft()[0] is None:
+            cell = receive()
+        self._used -= 1
+        if self._index:
+            cell[0] = None
+            if not self._used:
+                self._forget_index()
+        self.room.ring()
+        taken: T = cell[1]
+        return taken
+
+    @override
+    async def get(self) -> T:
+        await self._checkpoint()
+        while True:
+            with self._lock:
+                try:
+                    return self.get_nowait()
+                except anyio.WouldBlock:
+                    waiter = waiters()()
+                    self.expect_news(waiter, Loop())
+            await self.news.wait(waiter)
+
+    @override
+    def close(self) -> None:
+        with self._lock:
+            super().close()
+            self.news.ring()
+            self.room.ring()
+
+    @override
+    def statistics(self) -> QueueStatistics:
+        return QueueStatistics(self._used, self._max_buffer_size, len(self.room), len(self.news))
+
+    def expect_news(self, waiter: Waiter, loop: Loop) -> None:
+        """Have `waiter` woken when there may be an item; to be called under the lock."""
+        self.news.join(waiter, loop)
+        # Who waits makes room in a queue without a buffer.
+        self.room.ring()
+
+    def move(self, run: Run, target: TokenQueue[T]) -> None:
+        """Hand the items of `run` and of its parts to `target`, in their order and whatever its size.
+
+        The cost of any number of calls is linear in the number of items that have been in the queue.
+        """
+        if self._closed:
+            return
+        self._extend_index()
+        found = [cell for cell in self._index.pop(run, ()) if cell[0] is not None]
+        for cell in found:
+            moved = [*cell]
+            target._send.send_nowait(cast("T", moved))
+            target._cells.append(moved)
+            cell[:] = (None, None)
+        target._used += len(found)
+        self._used -= len(found)
+        if len(self._cells) > 2 * self._used + _FEW:
+            self._drop_empty_cells()
+        # Whoever waits to put an item of these runs puts it into the other queue from now on.
+        self.room.ring()
+
+    def _extend_index(self) -> None:
+        new: list[list[Any]] = []
+        for cell in reversed(self._cells):
+            if cell is self._last_indexed:
+                break
+            new.append(cell)
+        if new:
+            self._last_indexed = new[0]
+        for cell in reversed(new):
+            if cell[0] is not None:
+                for run in cell[0].outer():
+                    self._index.setdefault(run, []).append(cell)
+
+    def _drop_empty_cells(self) -> None:
+        cells, self._cells = self._cells, deque()
+        for cell in cells:
+            kept = self._receive.receive_nowait()
+            if cell[0] is not None:
+                self._send.send_nowait(kept)
+                self._cells.append(cell)
+        self._forget_index()
+
+    def _forget_index(self) -> None:
+        self._index.clear()
+        self._last_indexed = None
+
+    @override
+    def _has_room(self) -> bool:
+        used, size = self._used, self._max_buffer_size
+        return used < size or self.released or used < size + len(self.news)
