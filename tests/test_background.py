@@ -19,8 +19,8 @@ from langchain_anyio._backends.background import (
     Loop,
     backend,
     is_cancellation,
-    outlast,
     start,
+    wait_uncancellable,
     without_cancellations,
 )
 
@@ -268,7 +268,7 @@ async def test_outlasting_what_has_happened() -> None:
     event.set()
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await outlast(event)
+        await wait_uncancellable(event)
         survived = True
     assert survived
     assert not scope.cancelled_caught
@@ -281,7 +281,7 @@ async def test_outlasting_every_cancellation(anyio_backend: tuple[str, Any]) -> 
 
         async def wait() -> None:
             try:
-                await outlast(event)
+                await wait_uncancellable(event)
             finally:
                 passed.append(event.is_set())
             await checkpoint()
@@ -307,7 +307,7 @@ async def test_outlasting_does_not_spin(anyio_backend: tuple[str, Any]) -> None:
     for how in ways_to_cancel(anyio_backend):
         event = Event()
         async with anyio.create_task_group() as group:
-            victim = Victim(group, partial(outlast, event))
+            victim = Victim(group, partial(wait_uncancellable, event))
             await settle()
             victim.cancel(how)
             with anyio.fail_after(60):

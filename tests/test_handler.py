@@ -1296,7 +1296,7 @@ async def test_a_subclass_that_puts_from_a_worker_thread() -> None:
 # What many runs cost
 
 
-class Steps:
+class ConsumerCheckpoints:
     """Counts the lines that the package runs, which say more of a busy machine than seconds do."""
 
     def __init__(self) -> None:
@@ -1324,7 +1324,7 @@ async def test_the_cost_of_a_run_does_not_depend_on_how_many_are_open(shape: str
         handler = AsyncIteratorCallbackHandler()
         ids = [uuid4() for _ in range(number)]
         parent = uuid4() if shape == "parts of one" else None
-        steps = Steps()
+        steps = ConsumerCheckpoints()
 
         async def all_runs() -> None:
             if parent is not None:

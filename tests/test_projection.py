@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cancelling import Victim, settle, ticks, ways_to_cancel
 from langchain_anyio import AsyncProjection, AsyncTextProjection, StreamCancelledError
-from langchain_anyio._primitives.backpressure import Flow
+from langchain_anyio._primitives.backpressure import Backpressure
 from langchain_anyio._primitives.projection import ProjectionState, shareable_error
 
 if sys.version_info < (3, 11):
@@ -524,8 +524,8 @@ def test_nothing_holds_a_projection_that_is_dropped() -> None:
         gc.enable()
 
 
-def state_without_replay() -> tuple[Flow, ProjectionState[int, str], Callable[[int], None]]:
-    flow = Flow()
+def state_without_replay() -> tuple[Backpressure, ProjectionState[int, str], Callable[[int], None]]:
+    flow = Backpressure()
     state = ProjectionState[int, str](flow, replay=False)
 
     def push(number: int) -> None:
@@ -618,7 +618,7 @@ async def test_cursors_collected_in_another_thread() -> None:
         sys.setswitchinterval(interval)
 
 
-# Flow: how far a producer may be ahead
+# Backpressure: how far a producer may be ahead
 
 CONSUMERS = st.sampled_from(["text", "reasoning", "final"])
 FLOW_STEPS = st.one_of(
@@ -657,7 +657,7 @@ async def play(
     script: list[str],
     steps: list[tuple[str, Any, str]],
 ) -> None:
-    flow = Flow()
+    flow = Backpressure()
     states: dict[str, ProjectionState[Any, str]] = {
         name: ProjectionState(flow, replay=replay) for name in ("text", "reasoning", "final")
     }
@@ -761,7 +761,7 @@ async def play(
 
 
 async def test_who_was_woken_and_has_not_run_is_not_at_the_head() -> None:
-    flow = Flow()
+    flow = Backpressure()
     state = ProjectionState[int, str](flow)
     flow.produced = 10  # events without a delta
     got: list[int] = []
@@ -781,7 +781,7 @@ async def test_who_was_woken_and_has_not_run_is_not_at_the_head() -> None:
 
 
 async def test_taking_one_makes_room_for_one() -> None:
-    flow = Flow()
+    flow = Backpressure()
     state = ProjectionState[int, str](flow)
 
     async def produce() -> None:
@@ -801,7 +801,7 @@ async def test_taking_one_makes_room_for_one() -> None:
 
 async def test_who_leaves_the_head_has_seen_all(anyio_backend: tuple[str, Any]) -> None:
     for how in ways_to_cancel(anyio_backend):
-        flow = Flow()
+        flow = Backpressure()
         state = ProjectionState[int, str](flow)
         flow.produced = 10  # events without a delta
         async with anyio.create_task_group() as group:

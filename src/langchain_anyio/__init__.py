@@ -1,12 +1,15 @@
 """LangChain streaming on anyio, on asyncio and on trio.
 
-Primitives know anyio alone: a queue, an event, projections of a stream.
-The accumulator turns protocol events into deltas and the message; it awaits nothing.
-The stream is the accumulator and its projections.
-The driver runs a chat model into a stream: its task, its callbacks, its end. The graph is its sibling for LangGraph.
-The callback handlers hand out the tokens of whatever runs, and write them.
-The trio runtime has langchain-core itself run on trio, in a package that nothing else imports.
-The command line `python -m langchain_anyio` shows one answer as it comes.
+The layers, each of which imports only from those below it:
+
+- `_trio_runtime`: langchain-core itself on trio; `_cli`: the command `python -m langchain_anyio`.
+- `_open_stream`: runs a chat model or a graph into a stream.
+- `_graph_stream`: the stream of a graph's run.
+- `_stream`: the stream of a chat model; `callbacks`: handlers; `_runs`: one run of a model or graph.
+- `_stream_state`: what has come of one message.
+- `_primitives`: a queue, an event and projections, on anyio alone; `_protocol`: events to messages,
+  without I/O; `_providers`: HTTP clients of the running event loop.
+- `_errors`; `_langchain_core`: its private names; `_backends`: asyncio and trio by name.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import StreamCancelledError as StreamCancelledError
     from ._errors import StreamStalledError as StreamStalledError
+    from ._graph_stream import GraphStream as GraphStream
     from ._open_stream import open_stream as open_stream
     from ._primitives.event import Event as Event
     from ._primitives.projection import AsyncProjection as AsyncProjection
     from ._primitives.projection import AsyncTextProjection as AsyncTextProjection
     from ._primitives.queue import Queue as Queue
-    from ._runs.graph import GraphStream as GraphStream
     from ._stream import AsyncChatModelStream as AsyncChatModelStream
     from ._trio_runtime.enabling import disable_trio as disable_trio
     from ._trio_runtime.enabling import enable_trio as enable_trio
@@ -38,7 +41,7 @@ _MODULES = {
     "StreamCancelledError": "_errors",
     "StreamStalledError": "_errors",
     "Event": "_primitives.event",
-    "GraphStream": "_runs.graph",
+    "GraphStream": "_graph_stream",
     "AsyncProjection": "_primitives.projection",
     "AsyncTextProjection": "_primitives.projection",
     "Queue": "_primitives.queue",

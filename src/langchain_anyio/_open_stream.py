@@ -16,8 +16,9 @@ from langchain_core.runnables import (
     ensure_config,
 )
 
-from ._runs.drop_guard import Owner
-from ._runs.graph import Graph, GraphRun, GraphStream, is_graph
+from ._graph_stream import GraphStream
+from ._runs.drop_guard import DropGuard
+from ._runs.graph import Graph, GraphRun, is_graph
 from ._runs.model import ModelRun, call_of
 from ._runs.target import Target, resolve
 from ._stream import AsyncChatModelStream
@@ -151,7 +152,7 @@ def open_stream(
         max_buffer_size=max_buffer_size,
         chunk_timeout=chunk_timeout,
     )
-    stream = AsyncChatModelStream._of_run(state, run, Owner(run))
+    stream = AsyncChatModelStream._of_run(state, run, DropGuard(run))
     stream.set_start(run.start)
     return stream
 

@@ -11,7 +11,7 @@ from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, U
 from typing_extensions import Never, Self
 
 from ._errors import StreamCancelledError
-from ._primitives.checkpoints import Steps
+from ._primitives.checkpoints import ConsumerCheckpoints
 from ._primitives.projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState
 from ._protocol.accumulator import Delta
 from ._stream_state import Channel, EventsState, Run, StreamState
@@ -341,7 +341,7 @@ class InterleavedCursor:
         self._owner = owner
         self._channels = {name: state.channel(name) for name in channels}
         self._positions = {name: channel.dropped for name, channel in self._channels.items()}
-        self._steps = Steps()
+        self._steps = ConsumerCheckpoints()
         for channel in self._channels.values():
             # Not a `Cursor`, but only its `position_in()` is used.
             channel.add_cursor(cast("Cursor[Any]", self))

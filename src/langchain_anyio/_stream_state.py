@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, UsageInfo
 from typing_extensions import Never, override
 
-from ._primitives.backpressure import Flow
+from ._primitives.backpressure import Backpressure
 from ._primitives.projection import ProjectionState, shareable_error
 from ._protocol.accumulator import Accumulator
 
@@ -29,9 +29,9 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
 
     __slots__ = ("text_index",)
 
-    flow: Flow
+    flow: Backpressure
 
-    def __init__(self, flow: Flow, *, replay: bool) -> None:
+    def __init__(self, flow: Backpressure, *, replay: bool) -> None:
         super().__init__(flow, replay=replay)
         self.marks: array[int] | None = None  # an event's mark is its own number
         self.text_index: int | None = None
@@ -106,8 +106,8 @@ class StreamState:
 
     def __init__(self, message_id: str | None = None, *, replay: bool = True) -> None:
         self.accumulator: Accumulator = Accumulator(message_id)
-        flow = Flow()
-        self.flow: Flow = flow
+        flow = Backpressure()
+        self.flow: Backpressure = flow
         self.events: EventsState = EventsState(flow, replay=replay)
         self.text: ProjectionState[str, str] = ProjectionState(flow, replay=replay)
         self._replay = replay

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from langchain_anyio._primitives.event import Event
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
@@ -400,7 +399,15 @@ def without_cancellations(error: BaseException) -> BaseException | None:
     return error
 
 
-async def outlast(event: Event, deadline: float = math.inf) -> None:
+class Waitable(Protocol):
+    """An event, of whatever kind."""
+
+    def is_set(self) -> bool: ...
+
+    async def wait(self) -> object: ...
+
+
+async def wait_uncancellable(event: Waitable, deadline: float = math.inf) -> None:
     """Wait for `event` come what may, then let a cancellation that arrived meanwhile go on.
 
     A shielded scope keeps out what other scopes do. A native `Task.cancel()` comes through it, each

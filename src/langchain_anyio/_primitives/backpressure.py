@@ -8,7 +8,7 @@ from typing import final
 
 from langchain_anyio._backends.background import MOVED
 
-from .checkpoints import Steps
+from .checkpoints import ConsumerCheckpoints
 from .wakeup import Wakeup
 
 # The parts of runs that the current task executes, outermost first: a run waits for its parts, so
@@ -21,7 +21,7 @@ def _allow_every_waiter() -> None:
 
 
 @final
-class Flow:
+class Backpressure:
     """The positions of one producer and of its furthest consumer, counted in events.
 
     Attributes:
@@ -57,7 +57,7 @@ class Flow:
         self.check_waiter: Callable[[], None] = _allow_every_waiter
         self.producer_wakeup: Wakeup = Wakeup()
 
-    def note_waiting(self, steps: Steps) -> None:
+    def note_waiting(self, steps: ConsumerCheckpoints) -> None:
         """Let the producer continue, because a consumer is about to wait for more.
 
         Raises:

@@ -36,7 +36,7 @@ def raise_if_moved(error: BaseException) -> None:
 
 
 @final
-class Steps:
+class ConsumerCheckpoints:
     """Checkpoints of one consumer, which stays on one event loop.
 
     anyio looks up its backend in each call, which costs as much as the checkpoint itself. Here it

@@ -17,8 +17,8 @@ from typing_extensions import Self
 from langchain_anyio._backends.background import Waiter, without_cancellations
 from langchain_anyio._errors import StreamCancelledError
 
-from .backpressure import Flow
-from .checkpoints import STEPS_CHECKED, Steps, raise_if_moved
+from .backpressure import Backpressure
+from .checkpoints import STEPS_CHECKED, ConsumerCheckpoints, raise_if_moved
 from .wakeup import Wakeup
 
 D = TypeVar("D")
@@ -55,7 +55,7 @@ class ProjectionState(Generic[D, F]):
         "start",
     )
 
-    def __init__(self, flow: Flow | None = None, *, replay: bool = True) -> None:
+    def __init__(self, flow: Backpressure | None = None, *, replay: bool = True) -> None:
         self.deltas: list[D] = []
         self.marks: array[int] | None = None if flow is None else array("Q")
         self.dropped: int = 0
@@ -63,7 +63,7 @@ class ProjectionState(Generic[D, F]):
         self.done: bool = False
         self.error: BaseException | None = None
         self._traceback: Any = None
-        self.flow: Flow | None = flow
+        self.flow: Backpressure | None = flow
         self.start: Callable[[], Awaitable[None]] | None = None
         self.request_more: Callable[[], Awaitable[bool]] | None = None
         self.more: Wakeup = Wakeup()
@@ -138,7 +138,7 @@ class ProjectionState(Generic[D, F]):
         assert self.error is not None
         raise_as_it_came(self.error, self._traceback)
 
-    def join(self, steps: Steps) -> Waiter:
+    def join(self, steps: ConsumerCheckpoints) -> Waiter:
         """Return a waiter for the next delta or the end.
 
         If awaiting it raises, the caller must call `leave()`.
@@ -151,7 +151,7 @@ class ProjectionState(Generic[D, F]):
             self.flow.note_waiting(steps)
         return self.more.join(steps)
 
-    async def wait_for_more(self, steps: Steps) -> None:
+    async def wait_for_more(self, steps: ConsumerCheckpoints) -> None:
         """Wait for the next delta or the end; raises as `join()` does."""
         waiter = self.join(steps)
         try:
@@ -170,7 +170,7 @@ class ProjectionState(Generic[D, F]):
         """Wait for the final value and return it, or raise the error."""
         if self.start is not None:
             await self.start()
-        steps = Steps()
+        steps = ConsumerCheckpoints()
         await steps.take(ready=self.done or self.request_more is not None)
         if self.flow is not None:
             if not self.done:
@@ -233,7 +233,7 @@ class Cursor(Generic[D]):
         self._state = state
         self._owner = owner
         self._position = state.dropped
-        self._steps = Steps()
+        self._steps = ConsumerCheckpoints()
         state.add_cursor(self)
 
     def __aiter__(self) -> Cursor[D]:

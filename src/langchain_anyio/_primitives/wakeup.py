@@ -7,7 +7,7 @@ from typing import final
 
 from langchain_anyio._backends.background import Waiter
 
-from .checkpoints import Steps
+from .checkpoints import ConsumerCheckpoints
 
 
 def check_thread(thread: int) -> None:
@@ -45,14 +45,14 @@ class Wakeup:
 
     async def wait(self) -> None:
         """Wait for the next `fire()`."""
-        waiter = self.join(Steps())
+        waiter = self.join(ConsumerCheckpoints())
         try:
             await waiter
         except BaseException:
             self.leave(waiter)
             raise
 
-    def join(self, steps: Steps) -> Waiter:
+    def join(self, steps: ConsumerCheckpoints) -> Waiter:
         """Return a waiter that the next `fire()` wakes, for the caller to await.
 
         Saves the two nested coroutines of `wait()`. If awaiting raises, the caller calls `leave()`.

@@ -266,7 +266,7 @@ def _advice(error: Exception) -> str:
     return ""
 
 
-class LLMRun(AsyncCallbackManagerForLLMRun):
+class AnyioLLMRunManager(AsyncCallbackManagerForLLMRun):
     """The run manager that a model is given: it calls the handlers through a `Dispatcher`.
 
     Ports `langchain_core.callbacks.AsyncCallbackManagerForLLMRun`, whose methods need asyncio.
@@ -387,7 +387,7 @@ class _SyncLLMRun(CallbackManagerForLLMRun):
                 timer.resume()
 
 
-class ChainRun(AsyncCallbackManagerForChainRun):
+class AnyioChainRunManager(AsyncCallbackManagerForChainRun):
     """The run manager of a sequence that ends in a model.
 
     Ports `langchain_core.callbacks.AsyncCallbackManagerForChainRun`, whose methods need asyncio.
@@ -422,7 +422,7 @@ class ChainRun(AsyncCallbackManagerForChainRun):
 
 
 async def _tell_end(
-    run: LLMRun | ChainRun,
+    run: AnyioLLMRunManager | AnyioChainRunManager,
     dispatch: Dispatcher,
     event: str,
     ignored_if: str,

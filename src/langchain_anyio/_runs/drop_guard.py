@@ -15,7 +15,7 @@ class Run(Protocol):
 
 
 @final
-class Owner:
+class DropGuard:
     """What everything that can read a stream refers to: when it goes, nobody can."""
 
     __slots__ = ("_run",)

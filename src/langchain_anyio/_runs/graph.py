@@ -8,40 +8,34 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Coroutine, Generator, Iterator, Mapping
+from collections.abc import Coroutine, Iterator
 from contextvars import ContextVar, copy_context
-from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import anyio
 from langchain_core.runnables import RunnableConfig
-from typing_extensions import Self
 
 from langchain_anyio._backends.background import (
     EXITS,
     Loop,
     backend,
     is_cancellation,
-    outlast,
     start,
+    wait_uncancellable,
     warn_of_leak,
 )
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._langchain_core import needs_asyncio
 from langchain_anyio._primitives.event import Event
 from langchain_anyio._primitives.projection import (
-    AsyncProjection,
-    Cursor,
     ProjectionState,
     raise_as_it_came,
     shareable_error,
 )
 from langchain_anyio._primitives.wakeup import Wakeup
 
-from .drop_guard import Owner
-
 if TYPE_CHECKING:
-    from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
+    pass
 
 CLEANUP_SECONDS = 5.0
 
@@ -61,141 +55,6 @@ def is_graph(runnable: object) -> bool:
     """Tell whether something is a compiled graph; whoever has one has imported langgraph."""
     pregel = getattr(sys.modules.get("langgraph.pregel"), "Pregel", None)
     return pregel is not None and isinstance(runnable, pregel)
-
-
-@final
-class GraphStream:
-    """The stream of a graph's run, which `open_stream(graph, input)` returns.
-
-    Its projections are those of langgraph's run stream, as `AsyncProjection`s: any number of consumers may iterate over
-    one, each from the first item, in any tasks of one event loop, and `await` it for the list of all. Further ones, of
-    stream transformers, are attributes too, and in `extensions`.
-
-    The graph goes on while somebody waits for more of it: for the next item of a projection, for the output, for a
-    delta of a message. Then it takes one step. What a node does by itself in that step, a provider's answer say, is not
-    held back. All items are kept.
-
-    Used with `async with`, leaving the block, in whichever way, stops nodes, subgraphs and connections (but that of a
-    cancelled `ChatOpenAI.ainvoke` on asyncio with Python 3.10, which stays open) and waits for their end. So do `await stream` alone and `aclose()`. A consumer's cancellation is its own affair; the run goes on.
-
-    Ports `langgraph.stream.run_stream.AsyncGraphRunStream`, where the consumer that waits runs the graph, each
-    projection has one consumer, and a cancelled scope around the block can leave nodes running.
-
-    Attributes:
-        values: The state after each step.
-        messages: A stream of each message that a chat model gives, or a node, whose `.text`, `.tool_calls` and
-            `.output` have the graph go on too.
-        lifecycle: What begins and ends.
-        subgraphs: A run stream of each subgraph, as langgraph makes it.
-    """
-
-    __slots__ = ("_entered", "_owner", "_run")
-
-    values: AsyncProjection[dict[str, Any], list[dict[str, Any]]]
-    messages: AsyncProjection[AsyncChatModelStream, list[AsyncChatModelStream]]
-    lifecycle: AsyncProjection[Any, list[Any]]
-    subgraphs: AsyncProjection[Any, list[Any]]
-
-    def __init__(self, run: GraphRun) -> None:
-        self._run = run
-        self._owner = Owner(run)
-        self._entered = False
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_"):
-            extensions = self.extensions
-            if name in extensions:
-                return extensions[name]
-        raise AttributeError(f"{type(self).__name__!r} has no attribute or projection {name!r}")
-
-    @property
-    def extensions(self) -> Mapping[str, Any]:
-        """All projections by name; on an event loop only."""
-        return MappingProxyType(
-            {
-                name: AsyncProjection._view(value, self._owner)
-                if isinstance(value, ProjectionState)
-                else value
-                for name, value in self._run.open().items()
-            }
-        )
-
-    @property
-    def done(self) -> bool:
-        """Whether the run has ended: by itself, by an error, or closed."""
-        return self._run.events.done
-
-    @property
-    def error(self) -> BaseException | None:
-        """The error that ended the run, if one did."""
-        return self._run.events.error
-
-    def __aiter__(self) -> Cursor[Any]:
-        """Iterate over all protocol events."""
-        self._run.open()
-        return Cursor(self._run.events, self._owner)
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        """Run the graph to its end and return the final state, as `output()`; then close the stream."""
-        return self._wait().__await__()
-
-    async def _wait(self) -> Any:
-        try:
-            return await self.output()
-        finally:
-            if not self._entered:
-                await self.aclose()
-
-    async def output(self) -> Any:
-        """Run the graph to its end and return the final state.
-
-        Raises:
-            BaseException: The error that ended the run.
-        """
-        return await (await self._at_the_end()).output()
-
-    async def interrupted(self) -> bool:
-        """Run the graph to its end and return whether it waits for somebody to resume it."""
-        return bool(await (await self._at_the_end()).interrupted())
-
-    async def interrupts(self) -> list[Any]:
-        """Run the graph to its end and return what it waits for."""
-        return list(await (await self._at_the_end()).interrupts())
-
-    async def _at_the_end(self) -> Any:
-        self._run.open()
-        await AsyncProjection._view(self._run.events, self._owner)
-        return self._run.run_stream
-
-    async def abort(self) -> None:
-        """Stop the run, as `aclose()`."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Stop nodes, subgraphs and connections, and return when they have ended.
-
-        It may be called from any task of the event loop, any number of times, and does nothing to a run that has ended
-        or never began. Consumers that wait get a `StreamCancelledError`. The cleanup is shielded and has 5 seconds;
-        what has not returned by then is left behind, and a `ResourceWarning` says so. Called from within the graph, it
-        begins to stop and returns at once, since the end waits for the caller.
-        """
-        await self._run.aclose()
-
-    async def __aenter__(self) -> Self:
-        self._run.open()
-        self._entered = True
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-
-GraphStream.__module__ = "langchain_anyio"
 
 
 @final
@@ -348,7 +207,7 @@ class GraphRun:
             self.close(StreamCancelledError())
             if any(run is self for run in _around.get()):
                 return
-            await outlast(self._ended)
+            await wait_uncancellable(self._ended)
         # asyncio's loop has been given it by the task itself.
         if self._exit is not None and backend() != "asyncio":
             raise_as_it_came(self._exit, self._exit.__traceback__)

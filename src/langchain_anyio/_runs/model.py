@@ -38,11 +38,11 @@ from langchain_anyio._backends.background import (
     backend,
     is_cancellation,
     is_loop_ending,
-    outlast,
     start,
     start_in,
     start_surely,
     uninterrupted,
+    wait_uncancellable,
     warn_of_leak,
 )
 from langchain_anyio._errors import StreamCancelledError, StreamStalledError
@@ -63,7 +63,7 @@ from langchain_anyio._protocol.chunk_converter import ChunkBridge, message_to_ev
 from langchain_anyio._providers.http_clients import for_current_loop
 from langchain_anyio._stream_state import Run, StreamState
 
-from .callbacks import ChainRun, Dispatcher, LLMRun
+from .callbacks import AnyioChainRunManager, AnyioLLMRunManager, Dispatcher
 from .stall_timer import StallTimer
 from .target import Target, resolve
 from .threads import ThreadCalls, ThreadIterator, model_limiter
@@ -127,8 +127,8 @@ class ModelRun(Run):
         self._ended = Event()
         self._end_scope: anyio.CancelScope | None = None
         self._generation_info: dict[str, Any] = {}
-        self._llm_run: LLMRun | None = None
-        self._chain_runs: tuple[ChainRun, ...] = ()
+        self._llm_run: AnyioLLMRunManager | None = None
+        self._chain_runs: tuple[AnyioChainRunManager, ...] = ()
         self._generators = AsyncGenerators()
         self._items: AsyncIterator[Any] | None = None
         self._end_traceback: Any = None
@@ -168,7 +168,7 @@ class ModelRun(Run):
             self.close()
             if self._dispatch.is_within():
                 return  # the run is over when the caller has returned
-            await outlast(self._ended)
+            await wait_uncancellable(self._ended)
         if backend() == "asyncio":
             return  # its loop has been given an exit by the task itself
         for error in (self._state.accumulator.error, self._end_error):
@@ -284,7 +284,9 @@ class ModelRun(Run):
 
     async def _run_model(self) -> None:
         model, call = await self._prepare()
-        run = self._llm_run = LLMRun(self._dispatch, call.callbacks, call.run_id or uuid7())
+        run = self._llm_run = AnyioLLMRunManager(
+            self._dispatch, call.callbacks, call.run_id or uuid7()
+        )
         if run.handlers:
             await run.start(call.serialized, call.traced, **call.start)
         self._state.accumulator.message_id = f"{LC_ID_PREFIX}-{run.run_id}"
@@ -322,7 +324,9 @@ class ModelRun(Run):
                 )
             config = ensure_config(target.config)
             manager = get_async_callback_manager_for_config(config)
-            chain = ChainRun(self._dispatch, manager, config.pop("run_id", None) or uuid7())
+            chain = AnyioChainRunManager(
+                self._dispatch, manager, config.pop("run_id", None) or uuid7()
+            )
             self._chain_runs = (*self._chain_runs, chain)
             await chain.start(input, name=config.get("run_name") or sequence.get_name())
             kwargs = target.bound
@@ -337,7 +341,7 @@ class ModelRun(Run):
         return target, input
 
     def _produce(
-        self, model: BaseChatModel, call: ModelCall, run: LLMRun
+        self, model: BaseChatModel, call: ModelCall, run: AnyioLLMRunManager
     ) -> Coroutine[Any, Any, None]:
         """Return what has the model answer, and shows its answer as events."""
         source = source_of(for_current_loop(model), call.kwargs)
@@ -371,7 +375,7 @@ class ModelRun(Run):
 
     async def _pump(
         self,
-        run: LLMRun,
+        run: AnyioLLMRunManager,
         items: AsyncIterator[Any],
         shown: ChunkBridge | _Events,
     ) -> None:
@@ -570,16 +574,16 @@ class ModelRun(Run):
             del cancelled
             self._reported.set()
 
-    async def _report_end_of(self, run: LLMRun | ChainRun) -> None:
+    async def _report_end_of(self, run: AnyioLLMRunManager | AnyioChainRunManager) -> None:
         message = self._state.accumulator.message
         error = self._end_error or self._state.accumulator.error
         if error is None:
             assert message is not None
-            if isinstance(run, ChainRun):
+            if isinstance(run, AnyioChainRunManager):
                 await run.on_chain_end(message)
             else:
                 await run.on_llm_end(end_response(message, self._generation_info))
-        elif isinstance(run, ChainRun):
+        elif isinstance(run, AnyioChainRunManager):
             await run.on_chain_error(error)
         else:
             await run.on_llm_error(error, response=error_response(error, self._generation_info))
@@ -589,14 +593,14 @@ class ModelRun(Run):
         assert self._cleanup_since is not None
         cancelled: BaseException | None = None
         try:
-            await outlast(self._left_model, self._cleanup_since + MODEL_SECONDS)
+            await wait_uncancellable(self._left_model, self._cleanup_since + MODEL_SECONDS)
         except anyio.get_cancelled_exc_class() as exc:
             cancelled = exc
         if not self._left_model.is_set():
             # In a task of its own: a handler that shields itself would keep this one.
             start_surely(self._report_in_its_stead, name="langchain_anyio.open_stream end")
         try:
-            await outlast(self._ended, self._cleanup_since + CLEANUP_SECONDS)
+            await wait_uncancellable(self._ended, self._cleanup_since + CLEANUP_SECONDS)
         except anyio.get_cancelled_exc_class() as exc:
             cancelled = exc
         if not self._ended.is_set():

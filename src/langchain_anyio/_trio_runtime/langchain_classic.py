@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from .asyncio_api.call_scope import Owner
+from .asyncio_api.call_scope import CallScope
 from .asyncio_api.futures import Task
 from .asyncio_api.timeouts import timeout
 from .running_backend import on_trio
@@ -39,7 +39,7 @@ async def _in_one_task(generator: AsyncGenerator[T, None]) -> AsyncGenerator[T, 
     give, given = trio.open_memory_channel[T](1)
 
     async def run() -> None:
-        owner = Owner()
+        owner = CallScope()
         try:
             async for _ in asked:
                 try:

@@ -15,7 +15,7 @@ from trio.lowlevel import checkpoint
 
 from langchain_anyio._providers.http_clients import embeddings_for_current_loop, for_current_loop
 
-from .asyncio_api.call_scope import Owner
+from .asyncio_api.call_scope import CallScope
 from .asyncio_api.contexts import InContext
 from .asyncio_api.loop import TrioLoop, running_loop
 from .core_stream import open_for_core
@@ -106,7 +106,7 @@ async def _closing(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> AsyncGenerator[Any, None]:
-    owner = Owner()
+    owner = CallScope()
     generator: Any = function(*args, **kwargs)
     del args, kwargs
     try:
@@ -130,7 +130,7 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
         if not on_trio() or _belongs_to_an_owner(sys._getframe(1)):
             return await function(*args, **kwargs)
         await checkpoint()  # the call itself need not come to one
-        owner = Owner()
+        owner = CallScope()
         returned = False
         try:
             result = await owner.run(function(*args, **kwargs))
@@ -156,7 +156,7 @@ def _belongs_to_an_owner(caller: FrameType | None) -> bool:
         if caller.f_code.co_flags & _SUSPENDABLE:
             break
         caller = caller.f_back
-    return Owner.is_current_here()
+    return CallScope.is_current_here()
 
 
 def _of_this_loop(function: Callable[..., Any], choose: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_core.outputs import LLMResult
 
-    from ._run_tree import Run
+    from ._run_tree import RunNode
 
 DEFAULT_ANSWER_PREFIX_TOKENS: Final = ("Final", "Answer", ":")
 
@@ -156,11 +156,11 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
         self.last_tokens: list[str] = [""] * len(self.answer_prefix_tokens)
         self.last_tokens_stripped: list[str] = [""] * len(self.answer_prefix_tokens)
         self.answer_reached: bool = False
-        self._calls: WeakKeyDictionary[Run, _Call] = WeakKeyDictionary()
+        self._calls: WeakKeyDictionary[RunNode, _Call] = WeakKeyDictionary()
         # Outermost runs in which a model was offered tools, or has called one.
-        self._offered_tools: WeakSet[Run] = WeakSet()
-        self._called_tools: WeakSet[Run] = WeakSet()
-        self._tools: WeakSet[Run] = WeakSet()
+        self._offered_tools: WeakSet[RunNode] = WeakSet()
+        self._called_tools: WeakSet[RunNode] = WeakSet()
+        self._tools: WeakSet[RunNode] = WeakSet()
         self._said: tuple[list[str], str] | None = None
 
     def append_to_last_tokens(self, token: str) -> None:
@@ -209,11 +209,11 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
         self._tools.add(self._run(kwargs))
 
     @override
-    async def _emit(self, run: Run, text: str) -> None:
+    async def _emit(self, run: RunNode, text: str) -> None:
         for token in self._answer_in(run, text):
             await super()._emit(run, token)
 
-    def _call(self, run: Run) -> _Call:
+    def _call(self, run: RunNode) -> _Call:
         call = self._calls.get(run)
         if call is None:
             prefix = "".join(self.answer_prefix_tokens)
@@ -223,7 +223,7 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
             self._calls[run] = call
         return call
 
-    def _answer_in(self, run: Run, text: str) -> list[str]:
+    def _answer_in(self, run: RunNode, text: str) -> list[str]:
         """Return what a token adds to the answer."""
         with self._runs.lock:
             call = self._call(run)
@@ -240,7 +240,7 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
             answer = [*said, rest] if self.stream_prefix else [rest]
             return [token for token in answer if token]
 
-    def _answer_without_prefix(self, run: Run, response: LLMResult) -> list[str]:
+    def _answer_without_prefix(self, run: RunNode, response: LLMResult) -> list[str]:
         """Return what a call has said if it is the final one of a model that calls tools."""
         with self._runs.lock:
             call = self._call(run)

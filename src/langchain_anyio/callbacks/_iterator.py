@@ -12,10 +12,10 @@ from langchain_core.messages import BaseMessage, get_buffer_string
 from typing_extensions import Self, override
 
 from langchain_anyio._backends.background import Loop, waiters
-from langchain_anyio._primitives.checkpoints import Steps
+from langchain_anyio._primitives.checkpoints import ConsumerCheckpoints
 
 from ._copies import Copied
-from ._run_tree import Run, Runs, Span, text_in, text_of
+from ._run_tree import RunGroup, RunNode, RunTree, text_in, text_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -81,9 +81,9 @@ class _Reader(Generic[T]):
 
     def __init__(
         self,
-        runs: Runs,
-        run: Run | None,
-        shape: Callable[[Run, str], T],
+        runs: RunTree,
+        run: RunNode | None,
+        shape: Callable[[RunNode, str], T],
         *,
         raise_on_error: bool,
     ) -> None:
@@ -93,10 +93,10 @@ class _Reader(Generic[T]):
         self._shape = shape
         self._raise_on_error = raise_on_error
         # What it reads: a run or a span. The span is known once iteration has begun.
-        self._part: Run | Span | None = None
+        self._part: RunNode | RunGroup | None = None
         self._hands = 0
         self._left: int | None = None
-        self._steps = Steps()
+        self._steps = ConsumerCheckpoints()
         self._loop: Loop | None = None
         # Number of steps that have begun and not ended; until they have, an iterator that is dropped stays open.
         self._steps_begun = 0
@@ -135,14 +135,14 @@ class _Reader(Generic[T]):
             if self._dropped:
                 self.drop()
 
-    def _begin(self) -> Run | Span:
+    def _begin(self) -> RunNode | RunGroup:
         self._part = self._run or self._runs.next_span()
         self._hands = self._runs.hands
         self._queue.readers += 1
         self._queue.released = False
         return self._part
 
-    def _next_run(self, part: Run | Span) -> Run | None:
+    def _next_run(self, part: RunNode | RunGroup) -> RunNode | None:
         """Return the run of the first token in the queue, if that is to be taken."""
         if self._over:
             return None
@@ -156,12 +156,12 @@ class _Reader(Generic[T]):
         run = self._queue.first_run
         return run if run is not None and part.gives(run) else None
 
-    def _end(self, part: Run | Span) -> NoReturn:
+    def _end(self, part: RunNode | RunGroup) -> NoReturn:
         """Raise what ends the iteration."""
         if not self._over:
             self._over = True
             self._queue.readers -= 1
-            if isinstance(part, Run):
+            if isinstance(part, RunNode):
                 self._runs.read_run(part)
             else:
                 self._runs.read_span(part)
@@ -248,7 +248,7 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
 
     @override
     def _renew(self) -> None:
-        self._runs = Runs(self._max_buffer_size)
+        self._runs = RunTree(self._max_buffer_size)
         self.queue = self._runs.queue
         self.done = self._runs.done
 
@@ -307,7 +307,7 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
     ) -> None:
         """Take a token, or the text in a list of content blocks; waits where the buffer is full."""
         run = self._run(kwargs)
-        text = run.told(text_of(token))
+        text = run.new_from_token(text_of(token))
         if text:
             await self._emit(run, text)
 
@@ -317,7 +317,7 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
         text = text_in(event)
         if text:
             run = self._run(kwargs)
-            if new := run.shown(text):
+            if new := run.new_from_event(text):
                 await self._emit(run, new)
 
     @override
@@ -386,7 +386,7 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
     def _start(self, kwargs: dict[str, Any], *, alone: bool = False) -> None:
         self._runs.begin(kwargs.get("run_id"), kwargs.get("parent_run_id"), alone=alone)
 
-    def _run(self, kwargs: dict[str, Any]) -> Run:
+    def _run(self, kwargs: dict[str, Any]) -> RunNode:
         run = self._runs.get(kwargs.get("run_id"), kwargs.get("parent_run_id"))
         self._runs.follow(run)
         return run
@@ -394,7 +394,7 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
     def _end(self, kwargs: dict[str, Any], error: BaseException | None = None) -> None:
         self._runs.end(kwargs.get("run_id"), kwargs.get("parent_run_id"), error)
 
-    async def _emit(self, run: Run, text: str) -> None:
+    async def _emit(self, run: RunNode, text: str) -> None:
         """Hand a token to whoever iterates, waiting for room if there is none."""
         while True:
             with self._runs.lock:
@@ -409,11 +409,11 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
             await queue.room.wait(waiter)
 
 
-def _token(_: Run, token: str) -> str:
+def _token(_: RunNode, token: str) -> str:
     return token
 
 
-def _id_and_token(run: Run, token: str) -> tuple[UUID, str]:
+def _id_and_token(run: RunNode, token: str) -> tuple[UUID, str]:
     return run.id, token
 
 

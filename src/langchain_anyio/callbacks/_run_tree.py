@@ -30,7 +30,7 @@ REMEMBERED = 1024
 
 
 @final
-class Span:
+class RunGroup:
     """From the start of an outermost run until no outermost run is open: what one plain iteration reads.
 
     Attributes:
@@ -50,9 +50,9 @@ class Span:
         self.unread: int = 0
         self.ended: bool = False
         self.error: Failure | None = None
-        self.unknown: Run = Run(UNKNOWN, self)
+        self.unknown: RunNode = RunNode(UNKNOWN, self)
 
-    def gives(self, run: Run, /) -> bool:
+    def gives(self, run: RunNode, /) -> bool:
         """Tell whether an iteration over this takes a token of `run`: also one that was left before."""
         return run.span is not None and run.span.number <= self.number
 
@@ -76,7 +76,7 @@ class Failure:
 
 
 @final
-class Run:
+class RunNode:
     """One run of a model, a chain, a tool or a retriever.
 
     Attributes:
@@ -112,13 +112,13 @@ class Run:
         "task",
     )
 
-    def __init__(self, id: UUID | None, span: Span | None = None) -> None:
+    def __init__(self, id: UUID | None, span: RunGroup | None = None) -> None:
         self.id: UUID = id or UNKNOWN
-        self.span: Span | None = span
-        self.parent: Run | None = None
-        self.root: Run = self
-        self.open_parts: dict[Run, None] = {}
-        self.queue: TokenQueue[str] | None = None
+        self.span: RunGroup | None = span
+        self.parent: RunNode | None = None
+        self.root: RunNode = self
+        self.open_parts: dict[RunNode, None] = {}
+        self.queue: TokenQueue[str, RunNode] | None = None
         self.ended: bool = False
         self.error: Failure | None = None
         self.cut_off: bool = False
@@ -128,13 +128,13 @@ class Run:
         self.task: Any = None
         self.runner: int | None = None
 
-    def gives(self, _run: Run, /) -> bool:
+    def gives(self, _run: RunNode, /) -> bool:
         """Tell whether an iteration over the queue of this run takes a token of another one that is in it."""
         return True
 
-    def outer(self) -> Iterator[Run]:
+    def outer(self) -> Iterator[RunNode]:
         """Go through the runs that it is part of, from the inside out, and begin with itself."""
-        run: Run | None = self
+        run: RunNode | None = self
         while run is not None:
             yield run
             run = run.parent
@@ -142,7 +142,7 @@ class Run:
     # One text comes by up to two ways: as the tokens that the model tells of, before or after it yields them, and
     # as the events of what it yielded.
 
-    def told(self, text: str) -> str:
+    def new_from_token(self, text: str) -> str:
         """Return what is new of a token that the model told of."""
         if text:
             self._speaks = True
@@ -152,7 +152,7 @@ class Run:
                 return text[skipped:]
         return text
 
-    def shown(self, text: str) -> str:
+    def new_from_event(self, text: str) -> str:
         """Return what is new of a piece of text in an event."""
         if self._speaks:
             return ""
@@ -172,7 +172,7 @@ class Run:
 
 
 @final
-class Runs:
+class RunTree:
     """All runs that one handler is told of, and the queues that their tokens go to.
 
     All methods are sync and take the lock.
@@ -200,43 +200,43 @@ class Runs:
     def __init__(self, max_buffer_size: float = math.inf) -> None:
         self.lock: RLock = RLock()
         self._max_buffer_size = max_buffer_size
-        self.queue: TokenQueue[str] = self._new_queue()
+        self.queue: TokenQueue[str, RunNode] = self._new_queue()
         self.done: DoneEvent = DoneEvent(self.lock, self._set_by_hand, self._cleared_by_hand)
         self.hands: int = 0
         """How often `done` was set by hand."""
         self._by_hand = False
         self._ended_alone = False
-        self._open: dict[UUID, Run] = {}
-        self._known: WeakValueDictionary[UUID, Run] = WeakValueDictionary()
-        self._claimed: weakref.WeakSet[Run] = weakref.WeakSet()
-        self._recent: deque[Run] = deque(maxlen=REMEMBERED)
+        self._open: dict[UUID, RunNode] = {}
+        self._known: WeakValueDictionary[UUID, RunNode] = WeakValueDictionary()
+        self._claimed: weakref.WeakSet[RunNode] = weakref.WeakSet()
+        self._recent: deque[RunNode] = deque(maxlen=REMEMBERED)
         # Noted by finalizers, which may run while this thread holds the lock.
-        self._cut_off: deque[Run] = deque()
+        self._cut_off: deque[RunNode] = deque()
         # Open runs by the asyncio task whose end may be theirs: whether it is so also where the task is not cancelled.
-        self._tasks: dict[Any, dict[Run, bool]] = {}
+        self._tasks: dict[Any, dict[RunNode, bool]] = {}
         # By task, the open runs of coroutines that it runs to their end, and the frames of these.
-        self._frames: dict[int, dict[Run, int]] = {}
+        self._frames: dict[int, dict[RunNode, int]] = {}
         # Those that no plain iteration has read to the end, by number.
-        self._spans: OrderedDict[int, Span] = OrderedDict()
+        self._spans: OrderedDict[int, RunGroup] = OrderedDict()
         self._open_span(0)
 
-    def _new_queue(self) -> TokenQueue[str]:
+    def _new_queue(self) -> TokenQueue[str, RunNode]:
         return TokenQueue(self._max_buffer_size, self.lock, lambda: self._span.unknown)
 
     def _open_span(self, number: int) -> None:
-        self._span: Span = Span(number)  # where the next outermost run belongs
+        self._span: RunGroup = RunGroup(number)  # where the next outermost run belongs
         self._spans[number] = self._span
 
     # What the handler is told
 
-    def start(self, run_id: UUID | None, parent_id: UUID | None) -> Run:
+    def start(self, run_id: UUID | None, parent_id: UUID | None) -> RunNode:
         """Note that a run has started."""
         run_id = run_id or UNKNOWN
         with self.lock:
             self.settle()
             run = self._known.get(run_id)
             if run is None or run.span is not None:
-                run = Run(run_id, None)
+                run = RunNode(run_id, None)
                 self._known[run_id] = run
             if parent_id is not None:
                 run.parent = self._open.get(parent_id)
@@ -259,7 +259,7 @@ class Runs:
             self._open[run_id] = run
             return run
 
-    def get(self, run_id: UUID | None, parent_id: UUID | None) -> Run:
+    def get(self, run_id: UUID | None, parent_id: UUID | None) -> RunNode:
         """Return an open run, which starts now if its start went by unnoticed, or one that was cut off."""
         run = self._open.get(run_id or UNKNOWN)
         if run is None:
@@ -268,7 +268,7 @@ class Runs:
                 run = self.start(run_id, parent_id)
         return run
 
-    def find(self, run_id: UUID | None) -> Run | None:
+    def find(self, run_id: UUID | None) -> RunNode | None:
         """Return an open run."""
         return self._open.get(run_id or UNKNOWN)
 
@@ -312,12 +312,12 @@ class Runs:
                 run.runner = task_id()
                 self._frames.setdefault(run.runner, {})[run] = caller.frame
 
-    def follow(self, run: Run) -> None:
+    def follow(self, run: RunNode) -> None:
         """Note that the current task runs it now, unless its call is watched."""
         if run.call is None:
             self._watch_task(run)
 
-    def _watch_task(self, run: Run, *, whole: bool = False) -> None:
+    def _watch_task(self, run: RunNode, *, whole: bool = False) -> None:
         """Take a cancellation of the current asyncio task, or any end if it runs the `whole` run, for that of the run."""
         task: Any = current_task()
         if task is None or task is run.task or run.ended:
@@ -332,7 +332,7 @@ class Runs:
                 task.add_done_callback(self._task_ended)
             runs[run] = whole
 
-    def _unwatch(self, run: Run) -> None:
+    def _unwatch(self, run: RunNode) -> None:
         run.unwatch_call()
         if run.task is not None:
             self._unwatch_task(run)
@@ -343,7 +343,7 @@ class Runs:
                 del self._frames[run.runner]
             run.runner = None
 
-    def _unwatch_task(self, run: Run) -> None:
+    def _unwatch_task(self, run: RunNode) -> None:
         task, run.task = run.task, None
         runs = self._tasks.get(task)
         if runs is not None and runs.pop(run, None) is not None and not runs:
@@ -367,13 +367,13 @@ class Runs:
                 for run in [run for run, frame in frames.items() if frame not in on_stack]:
                     self.cancel(run)
 
-    def cancel(self, run: Run) -> None:
+    def cancel(self, run: RunNode) -> None:
         """Note that a run was cut off, unless it is known to have ended."""
         with self.lock:
             if not run.ended:
                 self._cancel(run)
 
-    def _cancel(self, run: Run) -> None:
+    def _cancel(self, run: RunNode) -> None:
         run.cut_off = run.id != UNKNOWN
         self._end(run, StreamCancelledError())
         # A worker thread, which goes on, does not wait for room.
@@ -386,7 +386,7 @@ class Runs:
                 while self._cut_off:
                     self.cancel(self._cut_off.popleft())
 
-    def _end(self, run: Run, error: BaseException | None) -> None:
+    def _end(self, run: RunNode, error: BaseException | None) -> None:
         self._unwatch(run)
         run.ended = True
         run.error = None if error is None else Failure(error)
@@ -407,7 +407,7 @@ class Runs:
             if not span.open:
                 self._end_span(span)
 
-    def _end_span(self, span: Span) -> None:
+    def _end_span(self, span: RunGroup) -> None:
         span.ended = True
         if span is self._span:
             self._open_span(span.number + 1)
@@ -433,26 +433,26 @@ class Runs:
     def _cleared_by_hand(self) -> None:
         self._by_hand = self._ended_alone = False
 
-    def _queues(self) -> list[TokenQueue[str]]:
+    def _queues(self) -> list[TokenQueue[str, RunNode]]:
         return [self.queue, *(run.queue for run in self._claimed if run.queue is not None)]
 
     # Reading
 
-    def queue_of(self, run: Run) -> TokenQueue[str]:
+    def queue_of(self, run: RunNode) -> TokenQueue[str, RunNode]:
         """Return the queue that the tokens of `run` go to."""
-        inner: Run | None = run
+        inner: RunNode | None = run
         while inner is not None:
             if inner.queue is not None:
                 return inner.queue
             inner = inner.parent
         return self.queue
 
-    def claim(self, run_id: UUID) -> Run:
+    def claim(self, run_id: UUID) -> RunNode:
         """Have the tokens of a run and of all its parts go to a queue of its own; return the run."""
         with self.lock:
             run = self._known.get(run_id)
             if run is None:
-                run = self._known[run_id] = Run(run_id, None)
+                run = self._known[run_id] = RunNode(run_id, None)
             if run.queue is None:
                 source = self.queue_of(run)
                 queue = self._new_queue()
@@ -461,7 +461,7 @@ class Runs:
                 self._claimed.add(run)
             return run
 
-    def next_span(self) -> Span:
+    def next_span(self) -> RunGroup:
         """Return the span that an iteration that begins now reads."""
         return next(iter(self._spans.values()))
 
@@ -469,16 +469,16 @@ class Runs:
         """Tell whether `done` was set by hand for an iteration that began when it had been so `hands` times."""
         return self._by_hand or self.hands != hands
 
-    def read_span(self, span: Span) -> None:
+    def read_span(self, span: RunGroup) -> None:
         """Note that an iteration has come to the end of `span`."""
         self._by_hand = False
         self._forget_span(span)
 
-    def _forget_span(self, span: Span) -> None:
+    def _forget_span(self, span: RunGroup) -> None:
         if self._spans.pop(span.number, None) is not None and not self._spans:
             self._open_span(span.number + 1)
 
-    def read_run(self, run: Run) -> None:
+    def read_run(self, run: RunNode) -> None:
         """Note that an iteration over the tokens of `run` alone has come to its end."""
         if run.queue is None or run.span is None or not run.ended:
             return

@@ -18,7 +18,7 @@ from typing_extensions import override
 from langchain_anyio._langchain_core import current_caller
 
 from ._copies import Copied
-from ._run_tree import REMEMBERED, Run, text_in, text_of
+from ._run_tree import REMEMBERED, RunNode, text_in, text_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -71,7 +71,7 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
 
     @override
     def _renew(self) -> None:
-        self._runs: dict[UUID | None, Run] = {}
+        self._runs: dict[UUID | None, RunNode] = {}
         self._cut_off: deque[UUID | None] = deque(maxlen=REMEMBERED)
         self._waiting: deque[str] = deque()
         self._writing = Lock()
@@ -102,7 +102,7 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
         """
         run = self._run(kwargs)
         if run is not None:
-            await self._write(run.told(text_of(token)))
+            await self._write(run.new_from_token(text_of(token)))
 
     @override
     async def on_stream_event(self, event: Any, **kwargs: Any) -> None:
@@ -110,7 +110,7 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
         text = text_in(event)
         run = self._run(kwargs) if text else None
         if run is not None:
-            await self._write(run.shown(text))
+            await self._write(run.new_from_event(text))
 
     @override
     async def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
@@ -129,7 +129,7 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
             return
         with suppress(ValueError):
             self._cut_off.remove(run_id)
-        run = self._runs[run_id] = Run(run_id)
+        run = self._runs[run_id] = RunNode(run_id)
         runs, cut_off = self._runs, self._cut_off
 
         def forget() -> None:
@@ -138,12 +138,12 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
 
         run.watch_call(caller, forget)
 
-    def _run(self, kwargs: dict[str, Any]) -> Run | None:
+    def _run(self, kwargs: dict[str, Any]) -> RunNode | None:
         """Return the run, or `None` where its call is over, and what it says comes from a thread that goes on."""
         run_id = kwargs.get("run_id")
         run = self._runs.get(run_id)
         if run is None and run_id not in self._cut_off:
-            run = self._runs[run_id] = Run(run_id)
+            run = self._runs[run_id] = RunNode(run_id)
         return run
 
     def _end(self, kwargs: dict[str, Any]) -> None:

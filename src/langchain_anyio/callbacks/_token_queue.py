@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from threading import RLock, get_ident
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, final
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -21,18 +21,28 @@ from langchain_anyio._primitives.event import Event
 from langchain_anyio._primitives.queue import Queue, QueueStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from ._run_tree import Run
 
 T = TypeVar("T")
+
+
+class Tag(Protocol):
+    """A run that items belong to, and through it to the runs that it is part of."""
+
+    def outer(self) -> Iterator[Any]:
+        """Go through the runs that it is part of, from the inside out, and begin with itself."""
+        ...
+
+
+R = TypeVar("R", bound=Tag)
 
 # Cells without a run that a queue may hold beside as many as it has with one.
 _FEW = 64
 
 
 @final
-class Bell:
+class ThreadsafeWakeup:
     """Wakes all who wait for it, from any thread. A waiter is noted under the lock of what it waits for."""
 
     __slots__ = ("_waiting",)
@@ -82,7 +92,7 @@ class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
     ) -> None:
         super().__init__()
         self._lock = lock
-        self._bell = Bell()
+        self._bell = ThreadsafeWakeup()
         self._on_set = on_set
         self._on_clear = on_clear
 
@@ -118,7 +128,7 @@ class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
 
 
 @final
-class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those who use it
+class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final to those who use it
     """The `queue` of a handler: a `Queue` that may be used from any thread, and knows each item's run.
 
     In the stream lie cells of an item and its run. A cell whose item has been handed to another queue is without a run, and
@@ -140,26 +150,26 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
         "room",
     )
 
-    def __init__(self, max_buffer_size: float, lock: RLock, unknown: Callable[[], Run]) -> None:
+    def __init__(self, max_buffer_size: float, lock: RLock, unknown: Callable[[], R]) -> None:
         super().__init__(max_buffer_size)
         self._lock = lock
         self._cells: deque[list[Any]] = deque()
-        self._index: dict[Run, list[list[Any]]] = {}
+        self._index: dict[R, list[list[Any]]] = {}
         self._last_indexed: list[Any] | None = None
         self._unknown = unknown
-        self.news: Bell = Bell()
-        self.room: Bell = Bell()
+        self.news: ThreadsafeWakeup = ThreadsafeWakeup()
+        self.room: ThreadsafeWakeup = ThreadsafeWakeup()
         self.readers: int = 0
         """How many iterators there are that read from it."""
         self.released: bool = False
         """Whether the last of them has left for good, so that there is nobody to hold a model back for."""
 
     @property
-    def first_run(self) -> Run | None:
+    def first_run(self) -> R | None:
         """The run of the first item, if there is one; to be asked for under the lock."""
         cells = self._cells
         while cells:
-            run: Run | None = cells[0][0]
+            run: R | None = cells[0][0]
             if run is not None:
                 return run
             cells.popleft()
@@ -171,7 +181,7 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
         with self._lock:
             self.put_of(self._unknown(), item)
 
-    def put_of(self, run: Run, item: T) -> None:
+    def put_of(self, run: R, item: T) -> None:
         """Append an item that belongs to `run`, as `put_nowait()` does; to be called under the lock."""
         if self._closed or not (self._used < self._max_buffer_size or self._has_room()):
             super().put_nowait(item)  # which refuses it
@@ -242,7 +252,7 @@ class TokenQueue(Queue[T], Generic[T]):  # type: ignore[misc]  # final to those 
         # Who waits makes room in a queue without a buffer.
         self.room.ring()
 
-    def move(self, run: Run, target: TokenQueue[T]) -> None:
+    def move(self, run: R, target: TokenQueue[T, R]) -> None:
         """Hand the items of `run` and of its parts to `target`, in their order and whatever its size.
 
         The cost of any number of calls is linear in the number of items that have been in the queue.

@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
+from typing import Any, NamedTuple, Protocol, TypeVar, final
 from weakref import WeakKeyDictionary
 
 import trio
@@ -27,15 +27,28 @@ if sys.version_info < (3, 11):
     # Comes with trio there.
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
-if TYPE_CHECKING:
-    from .futures import Task
-
 T = TypeVar("T")
 
 # What may go on when its surroundings are cancelled has this long to end.
 CLEANUP_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
+
+
+class OwnedTask(Protocol):
+    """A task as far as its owner is concerned.
+
+    Attributes:
+        finishes: Whether it is let finish when the call is cut off, instead of being cancelled.
+    """
+
+    finishes: bool
+
+    def cancel(self) -> object: ...
+
+    def get_name(self) -> str: ...
+
+    async def settled(self) -> None: ...
 
 
 class _Frame(NamedTuple):
@@ -48,7 +61,7 @@ class _Frame(NamedTuple):
         outer: The call that this one is made in, by the same task.
     """
 
-    owner: Owner
+    owner: CallScope
     nurseries: int
     outer: _Frame | None
 
@@ -56,11 +69,11 @@ class _Frame(NamedTuple):
 # The innermost call that each trio task is in the middle of.
 _frames: dict[trio.lowlevel.Task, _Frame] = {}
 # The calls that have left a nursery open between two steps of an async generator.
-_left_open: WeakKeyDictionary[trio.Nursery, Owner] = WeakKeyDictionary()
+_left_open: WeakKeyDictionary[trio.Nursery, CallScope] = WeakKeyDictionary()
 
 
 @final
-class Owner:
+class CallScope:
     """The tasks that one public call of a library has started, and the async generators.
 
     Tasks belong to the innermost call that they were started in. Generators belong to the outermost, which is where
@@ -85,9 +98,9 @@ class Owner:
     )
 
     def __init__(self) -> None:
-        self.tasks: set[Task[Any]] = set()
-        outer = Owner.current()
-        self._outermost: Owner = self if outer is None else outer._outermost
+        self.tasks: set[OwnedTask] = set()
+        outer = CallScope.current()
+        self._outermost: CallScope = self if outer is None else outer._outermost
         self._generators = AsyncGenerators(self._generator_collected, _place)
         self._collected: deque[AsyncGenerator[Any, Any]] = deque()
         # Those collected that may hold a nursery open, with the task in which they began.
@@ -98,7 +111,7 @@ class Owner:
         self._token = trio.lowlevel.current_trio_token()
 
     @staticmethod
-    def current() -> Owner | None:
+    def current() -> CallScope | None:
         """Return the owner of the innermost call around the current task, `None` outside of all.
 
         A task is within the calls that its nursery was opened in. Others that its parent task is

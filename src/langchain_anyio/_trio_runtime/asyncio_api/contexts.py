@@ -11,7 +11,7 @@ import trio
 from outcome import Outcome, acapture
 from trio.lowlevel import checkpoint
 
-from .call_scope import Owner
+from .call_scope import CallScope
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ async def _in_own_task(awaitable: Awaitable[T]) -> T:
     @trio.lowlevel.enable_ki_protection
     async def run() -> None:
         nonlocal outcome
-        owner = Owner.current()
+        owner = CallScope.current()
         outcome = await acapture(_await, awaitable if owner is None else owner.run(awaitable))
 
     try:

@@ -17,7 +17,7 @@ from contextvars import Context, copy_context
 from inspect import getcoroutinelocals, isawaitable
 from sys import _getframe
 from types import CoroutineType, GenericAlias, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import trio
 from trio.lowlevel import current_task
@@ -25,10 +25,10 @@ from trio.lowlevel import current_task
 from langchain_anyio._backends.background import EXITS, close_open_nurseries, contain
 
 from .awaited_at_once import awaited_at_once
-from .call_scope import CLEANUP_SECONDS, Owner
+from .call_scope import CLEANUP_SECONDS, CallScope
 from .contexts import InContext
 from .missing_names import missing_of_task
-from .start_order import Turns
+from .start_order import StartOrder
 
 if sys.version_info < (3, 11):
     # Comes with trio there.
@@ -41,14 +41,14 @@ _logger = logging.getLogger(__name__)
 # Which task each of trio's runs.
 _running: dict[trio.lowlevel.Task, Task[Any]] = {}
 
-_turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("langchain_anyio_turns")
+_turns: trio.lowlevel.RunVar[StartOrder] = trio.lowlevel.RunVar("langchain_anyio_turns")
 
 
-def turns_of_this_run() -> Turns:
+def turns_of_this_run() -> StartOrder:
     try:
         return _turns.get()
     except LookupError:
-        turns = Turns()
+        turns = StartOrder()
         _turns.set(turns)
         return turns
 
@@ -60,6 +60,8 @@ class Future(Generic[T]):
     """
 
     # In the class, so that a future that is still to come is quickly made.
+    # Returns the loop of the current run; set where the loop is defined, which makes futures itself.
+    _running_loop: ClassVar[staticmethod[[], object]]
     _loop: object = None
     _result: T | None = None
     _exception: BaseException | None = None
@@ -178,9 +180,7 @@ class Future(Generic[T]):
         return before - len(self._callbacks)
 
     def get_loop(self) -> object:
-        from .loop import running_loop
-
-        return self._loop or running_loop()
+        return self._loop or self._running_loop()
 
     async def settled(self) -> None:
         """Wait until it is done, without raising what it raised."""
@@ -260,7 +260,7 @@ class Task(Future[T]):
         )
         self._awaitable: Awaitable[T] | None = coro
         self._scope = trio.CancelScope()
-        self._owner = Owner.current()
+        self._owner = CallScope.current()
         if self._owner is not None:
             self._owner.tasks.add(self)
         self._context = context = copy_context() if context is None else context
@@ -552,7 +552,7 @@ async def _to_the_end(awaitable: Awaitable[Any]) -> Any:
 
 
 async def _owned(awaitable: Awaitable[T]) -> T:
-    owner = Owner.current()
+    owner = CallScope.current()
     return await (awaitable if owner is None else owner.run(awaitable))
 
 

@@ -373,3 +373,6 @@ def _warn_of_left(label: str) -> None:
         ResourceWarning,
         stacklevel=2,
     )
+
+
+Future._running_loop = staticmethod(running_loop)

@@ -9,7 +9,7 @@ import trio
 
 
 @final
-class Turns:
+class StartOrder:
     """Tasks that begin one after the other.
 
     Code written for asyncio counts on it: it numbers its calls as they begin, and finds them again by their numbers.
@@ -34,7 +34,7 @@ class Turn:
 
     __slots__ = ("_turns",)
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: StartOrder) -> None:
         self._turns = turns
 
     def is_next(self) -> bool:
