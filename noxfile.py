@@ -24,49 +24,6 @@ nox.options.error_on_external_run = True
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 BACKENDS = ["asyncio", "uvloop", "trio"]
-# These start processes and servers, or cancel at every scheduling point. The session `tests` runs
-# them on the newest Python only, since what they test hardly depends on the version.
-SLOW = [
-    "test_agent_cancelled_everywhere.py",
-    "test_benchmarks.py",
-    "test_cancelled_everywhere.py",
-    "test_cli.py",
-    "test_handler_beside_the_original.py",
-    "test_interrupts.py",
-    "test_load.py",
-    "test_providers.py",
-    "test_providers_stream.py",
-    "test_readme.py",
-    "test_secrets.py",
-    "test_schedules.py",
-    "test_trio_runtime_providers_trio.py",
-    "test_trio_runtime_trio.py",
-    "test_ways_people_use_them.py",
-    "test_wire_faults.py",
-]
-
-# These have a longer form, run under Hypothesis, or count their cases.
-LONG = [
-    "test_accumulator.py",
-    "test_agent_cancelled_everywhere.py",
-    "test_cancelled_everywhere.py",
-    "test_chunks.py",
-    "test_handler.py",
-    "test_handler_final.py",
-    "test_hostile.py",
-    "test_interrupts.py",
-    "test_load.py",
-    "test_primitives_cancelled_everywhere.py",
-    "test_projection.py",
-    "test_queue.py",
-    "test_schedules.py",
-    "test_secrets.py",
-    "test_state_machines.py",
-    "test_stream.py",
-    "test_terminal.py",
-    "test_trio_runtime_trio.py",
-    "test_wire_faults.py",
-]
 
 
 @functools.cache
@@ -80,10 +37,11 @@ def newest() -> str | None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Lint with ruff, including flake8-async, and check the format."""
+    """Lint with ruff and flake8-async; check the format, the layers and cycles of imports."""
     session.install("--group", "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "src"})
 
 
 @nox.session
@@ -98,7 +56,9 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the examples and the demo command of the README as printed, and test the noxfile."""
     session.install(".[cli]", "--group", "test", "--group", "nox")
-    session.run("pytest", "tests/test_readme.py", "tests/test_noxfile.py", *session.posargs)
+    session.run(
+        "pytest", "tests/docs/test_readme.py", "tests/project/test_noxfile.py", *session.posargs
+    )
 
 
 @nox.session
@@ -144,8 +104,9 @@ def lowest(session: nox.Session) -> None:
         name, _, lowest = bound.partition(">=")
         check = f"from importlib.metadata import version; assert version({name!r}) == {lowest!r}"
         session.run("python", "-c", check, silent=True)
-    slow = [f"--ignore=tests/{name}" for name in SLOW if "providers" not in name]
-    session.run("pytest", *slow, *session.posargs, env={"HYPOTHESIS_PROFILE": "brief"})
+    env = {"HYPOTHESIS_PROFILE": "brief"}
+    session.run("pytest", "-m", "not slow", *session.posargs, env=env)
+    session.run("pytest", "-m", "slow", "tests/providers", *session.posargs, env=env)
 
 
 @nox.session
@@ -153,8 +114,7 @@ def without_trio(session: nox.Session) -> None:
     """Run the tests on asyncio without trio installed."""
     session.install(".", "--group", "test-without-trio")
     session.run("python", "-c", "import importlib.util as u; assert u.find_spec('trio') is None")
-    slow = [f"--ignore=tests/{name}" for name in SLOW]
-    session.run("pytest", "--backend", "asyncio", *slow, *session.posargs)
+    session.run("pytest", "--backend", "asyncio", "-m", "not slow", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -162,10 +122,11 @@ def without_trio(session: nox.Session) -> None:
 def tests(session: nox.Session, backend: str) -> None:
     """Run the tests on each Python and backend; the slow ones on the newest Python only."""
     session.install(".[cli]", "--group", "test")
+    # What slow tests show hardly depends on the version of Python.
     everything = session.python == newest()
-    slow = [] if everything else [f"--ignore=tests/{name}" for name in SLOW]
+    chosen = [] if everything else ["-m", "not slow"]
     env = {} if everything else {"HYPOTHESIS_PROFILE": "brief"}
-    session.run("pytest", "--backend", backend, *slow, *session.posargs, env=env)
+    session.run("pytest", "--backend", backend, *chosen, *session.posargs, env=env)
 
 
 @nox.session(default=False)
@@ -173,7 +134,7 @@ def coverage(session: nox.Session) -> None:
     """Measure line and branch coverage on all backends together; takes a quarter of an hour."""
     session.install(".[cli]", "--group", "test")
     # The tracer slows down only this project, so a comparison of times would be meaningless.
-    compared = "tests/test_chunks.py::test_plain_chunks_take_a_short_path"
+    compared = "tests/protocol/test_chunks.py::test_plain_chunks_take_a_short_path"
     session.run("coverage", "erase")
     session.run(
         *("coverage", "run", "-m", "pytest", "--deselect", compared, *session.posargs),
@@ -189,7 +150,6 @@ def long(session: nox.Session) -> None:
     session.install(".[cli]", "--group", "test", "--group", "long")
     session.run(
         *("pytest", "--numprocesses=2", "--long", "--table=docs/reliability.md"),
-        *(f"tests/{name}" for name in LONG),
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "long"},
     )

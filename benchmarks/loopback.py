@@ -17,7 +17,7 @@ from benchmarks.case import times
 from benchmarks.peers import v3
 from langchain_anyio import open_stream
 
-TESTS = str(Path(__file__).parents[1] / "tests")
+TESTS = str(Path(__file__).parents[1] / "tests" / "support")
 SERVER = """
 import sys
 sys.path.append(sys.argv[1])

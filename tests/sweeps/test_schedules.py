@@ -29,6 +29,8 @@ import test_queue
 import test_stream
 from tally import tried
 
+pytestmark = pytest.mark.slow
+
 # They take long whatever the order, or look at the time.
 LEFT_OUT = {"test_a_million_deltas_replayed", "test_cursors_collected_in_another_thread"}
 

@@ -47,9 +47,12 @@ if TYPE_CHECKING:
 pytest_plugins = ["loopback.fixtures"]
 
 # The SDKs do not close the generators that they nest; on trio each one says so when it is collected.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Async generator '(openai|anthropic|httpx2?|httpcore2?|langchain_openai|langchain_anthropic)\\.:ResourceWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:Async generator '(openai|anthropic|httpx2?|httpcore2?|langchain_openai|langchain_anthropic)\\.:ResourceWarning"
+    ),
+]
 
 MESSAGES = [HumanMessage("Tell me.")]
 

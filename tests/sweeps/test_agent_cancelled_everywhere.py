@@ -19,7 +19,7 @@ from cancelling import Victim, ticks, ways_to_cancel
 from langchain_anyio import disable_trio, enable_trio, open_stream
 from tally import tried
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 # Scheduling points from one that is tried to the next.
 STEP = 2

@@ -36,11 +36,14 @@ if TYPE_CHECKING:
 pytest_plugins = ["loopback.fixtures"]
 
 # The SDKs do not close the generators that they nest; what they leave outside of trio is asyncio's to collect.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Async generator '(openai|anthropic|httpx2?|httpcore2?|langchain_openai|langchain_anthropic)\\.:ResourceWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:Async generator '(openai|anthropic|httpx2?|httpcore2?|langchain_openai|langchain_anthropic)\\.:ResourceWarning"
+    ),
+]
 
-DOCS = (Path(__file__).parent.parent / "docs" / "trio-runtime.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "trio-runtime.md").read_text(encoding="utf-8")
 ANSWER = Scenario(Reply(Text("Bubbles rise", " and disappear.")))
 
 

@@ -16,7 +16,7 @@ from models import AStreamModel
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-PAGE = (Path(__file__).parent.parent / "docs" / "porting.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "porting.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 PAIRS = list(zip(EXAMPLES[::2], EXAMPLES[1::2], strict=True))
 

@@ -71,6 +71,8 @@ from langchain_anyio._trio_runtime.namespace import (
 from models import AsyncRecorder, Recorder
 from tally import tried
 
+pytestmark = pytest.mark.slow
+
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
@@ -1394,7 +1396,7 @@ def test_a_wrapped_generator_method_still_passes_for_one() -> None:
 
 
 def test_trio_asyncio_has_both() -> None:
-    program = Path(__file__).parent / "on_trio_asyncio.py"
+    program = Path(__file__).parents[1] / "support" / "on_trio_asyncio.py"
     done = subprocess.run(
         [sys.executable, str(program)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from loopback import Endpoint, Exchange
 
-pytestmark = pytest.mark.usefixtures("interruptible")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
 
 PROMPT = "Write me a song about sparkling water."
 OPENAI = ("--model", "openai:gpt-5-mini")

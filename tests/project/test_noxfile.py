@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("nox", reason="needs nox, as in `nox -s docs`: pip install --group nox")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 import noxfile

@@ -32,7 +32,7 @@ from tally import tried
 
 pytest_plugins = ["loopback.fixtures"]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 Use = Callable[[Model, Any], Awaitable[None]]
 

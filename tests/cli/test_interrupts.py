@@ -17,7 +17,7 @@ import pytest
 from command import SECONDS, Pipe, environment
 from tally import backend_of, tried
 
-pytestmark = pytest.mark.usefixtures("interruptible")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
 
 # As far apart as a stream of the programs takes, or two.
 MOMENTS = 0.02
@@ -59,7 +59,13 @@ def test_a_program_is_interrupted(backend: str, work: str, times: int, tmp_path:
     with (
         errors.open("wb") as stderr,
         subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("interrupted.py"), backend, work, str(times)],
+            [
+                sys.executable,
+                Path(__file__).parents[1] / "support" / "interrupted.py",
+                backend,
+                work,
+                str(times),
+            ],
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from langchain_anyio import disable_trio, enable_trio
 
-DOCS = (Path(__file__).parent.parent / "docs" / "langgraph.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "langgraph.md").read_text(encoding="utf-8")
 PROGRAM, CHECKPOINTER = re.findall(r"^```python\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
 
 

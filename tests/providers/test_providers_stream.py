@@ -17,6 +17,8 @@ from loopback import ProviderServer, Reply, Scenario, Text
 from loopback.models import MAKERS, SCENARIOS, chat_completions, described, responses, sdk_client
 from test_accumulator import newest
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 

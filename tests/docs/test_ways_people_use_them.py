@@ -21,10 +21,12 @@ import uvicorn
 from loopback import Reply, Scenario, Text, provider_server
 from models import AStreamModel, chunk
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PAGE = (Path(__file__).parent.parent / "docs" / "examples.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "examples.md").read_text(encoding="utf-8")
 EXAMPLES = dict(
     zip(
         ("stream", "article", "handler", "two models", "stop", "timeout", "endpoint"),

@@ -22,6 +22,8 @@ from langchain_anyio import AsyncIteratorCallbackHandler as Ours
 from langchain_anyio import StreamCancelledError
 from models import AStreamModel, Gate
 
+pytestmark = pytest.mark.slow
+
 END = LLMResult(generations=[])
 
 # Fails on the original, strictly: if it is ever mended there, this says so.

@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_anyio import disable_trio, enable_trio, open_stream
 from langchain_anyio._backends import async_generators as _asyncgens
 from langchain_anyio._backends.background import start
-from langchain_anyio._runs.drop_guard import CallScope
+from langchain_anyio._runs.drop_guard import DropGuard
 from langchain_anyio._runs.model import ModelRun
 from models import AStreamModel, AsyncRecorder
 
@@ -87,7 +87,7 @@ def test_one_that_a_group_of_the_background_has_goes_to_the_main_task() -> None:
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_a_stream_that_is_half_made_goes_without_a_word() -> None:
-    CallScope.__new__(CallScope)
+    DropGuard.__new__(DropGuard)
 
 
 def test_the_hooks_of_async_generators_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

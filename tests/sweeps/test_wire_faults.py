@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 pytest_plugins = ["loopback.fixtures"]
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 SLICES = ("Hello", ", ", "world", ".")
 ARGS = {"a": "bc"}

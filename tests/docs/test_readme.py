@@ -17,10 +17,12 @@ from langchain_core.language_models import FakeListChatModel
 
 from loopback import Reply, Scenario, Text, ToolCall, provider_server
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PROGRAMS = [example for example in EXAMPLES if "anyio.run(" in example]
 BEFORE, AFTER, *MORE = (example for example in EXAMPLES if example not in PROGRAMS)

@@ -28,7 +28,7 @@ from models import AStreamModel, GenerateModel, Model, StreamModel, chunk
 from tally import tried
 
 pytest_plugins = ["loopback.fixtures"]
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 
 def sizes(short: int, long: int) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 sys.path.append(str(ROOT))
 # Read as the cases are made: the same in all ways, at a hundredth of their size.
@@ -22,6 +22,8 @@ from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.once import run_on  # noqa: E402
 from benchmarks.profiles import profiled  # noqa: E402
 from benchmarks.switches import BACKENDS, switches  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 
 def has(*names: str) -> bool:

@@ -244,7 +244,7 @@ def test_cancellations_without_trio() -> None:
 import sys
 sys.modules["trio"] = None
 import asyncio, anyio
-from langchain_anyio._background import Loop, backend, is_cancellation, start
+from langchain_anyio._backends.background import Loop, backend, is_cancellation, start
 assert is_cancellation(asyncio.CancelledError()) and not is_cancellation(KeyboardInterrupt())
 
 async def main():

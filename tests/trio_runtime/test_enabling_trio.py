@@ -44,6 +44,7 @@ def run_in_order(steps: tuple[str, ...]) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_every_order_gives_the_same_of_the_real_packages() -> None:
     with ThreadPoolExecutor(2) as threads:
         reports = dict(zip(ORDERS, threads.map(run_in_order, ORDERS.values()), strict=True))
