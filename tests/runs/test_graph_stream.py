@@ -487,3 +487,31 @@ async def test_a_node_closes_its_own_run(kind: str) -> None:
             with pytest.raises(StreamCancelledError):
                 await stream.output()
     assert log[-2:] == ["begun to close", "ended"]
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="asyncio does not show the context of a task before 3.12"
+)
+async def test_a_task_that_a_node_started_elsewhere_waits_for_the_end() -> None:
+    log: list[str] = []
+
+    async def close() -> None:
+        await stream.aclose()
+        log.append("closed")
+
+    async def node(state: State) -> State:
+        application.start_soon(close)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+            log.append("ended")
+        raise AssertionError
+
+    stream = open_stream(graph_of(n=node).compile(), {"seen": []})
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as application, stream:
+            with pytest.raises(StreamCancelledError):
+                await stream.output()
+    assert log == ["ended", "closed"]

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import cache, partial
@@ -351,6 +351,32 @@ def task_id() -> int:
     import asyncio
 
     return id(asyncio.current_task())
+
+
+def contexts_around() -> Iterator[Context]:
+    """Yield the contexts of the tasks that wait for the current one to end, by their task groups.
+
+    On asyncio before Python 3.12, which does not show the context of a task, there are none.
+    """
+    if backend() == "trio":
+        import trio
+
+        task = trio.lowlevel.current_task()
+        while task.parent_nursery is not None and task.parent_nursery.parent_task is not (
+            trio.lowlevel.current_root_task()
+        ):
+            task = task.parent_nursery.parent_task
+            yield task.context
+        return
+    import asyncio
+
+    if sys.version_info >= (3, 12):
+        tasks = {id(task): task for task in asyncio.all_tasks()}
+        parents = {task.id: task.parent_id for task in anyio.get_running_tasks()}
+        parent = parents.get(task_id())
+        while parent is not None and parent in tasks:
+            yield tasks[parent].get_context()
+            parent = parents.get(parent)
 
 
 def current_task() -> object | None:

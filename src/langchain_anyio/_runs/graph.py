@@ -19,6 +19,7 @@ from langchain_anyio._backends.background import (
     EXITS,
     Loop,
     backend,
+    contexts_around,
     is_cancellation,
     start,
     wait_uncancellable,
@@ -205,12 +206,21 @@ class GraphRun:
             if not self._loop.is_current():
                 raise RuntimeError("the stream runs on another event loop, and is closed there")
             self.close(StreamCancelledError())
-            if any(run is self for run in _around.get()):
+            if self._waits_for_caller():
                 return
             await wait_uncancellable(self._ended)
         # asyncio's loop has been given it by the task itself.
         if self._exit is not None and backend() != "asyncio":
             raise_as_it_came(self._exit, self._exit.__traceback__)
+
+    def _waits_for_caller(self) -> bool:
+        """Return whether the current task is one of the graph's, whose end the run waits for.
+
+        A task that a node has started in a task group from outside of the graph is none of these.
+        """
+        return self in _around.get() and all(
+            self in context.get(_around, ()) for context in contexts_around()
+        )
 
     def close(self, error: Exception) -> None:
         """Begin to stop, showing `error` to the consumers; to be called on the run's event loop."""
