@@ -459,6 +459,8 @@ class RunTree:
                 source.move(run, queue)
                 run.queue = queue
                 self._claimed.add(run)
+                # Its tokens that wait for room in the one queue have it in the other.
+                source.room.ring()
             return run
 
     def next_span(self) -> RunGroup:

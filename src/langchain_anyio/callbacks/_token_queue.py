@@ -270,8 +270,6 @@ class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final to tho
         self._used -= len(found)
         if len(self._cells) > 2 * self._used + _FEW:
             self._drop_empty_cells()
-        # Whoever waits to put an item of these runs puts it into the other queue from now on.
-        self.room.ring()
 
     def _extend_index(self) -> None:
         new: list[list[Any]] = []
