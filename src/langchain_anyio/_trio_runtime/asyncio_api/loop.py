@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast, final
 
 import anyio
 import anyio.to_thread
+import sniffio
 import trio
 
 from langchain_anyio._backends.background import Loop, is_cancellation
@@ -103,6 +104,7 @@ class TrioLoop:
         func: Callable[..., T],
         *args: Any,
     ) -> T:
+        _hide_trio_from(func)
         if executor is not None:
             return await self._in_executor(executor, func, *args)
         call = _Call(func, args, self._loop)
@@ -357,6 +359,17 @@ class _Limiter:
 
 def _nothing() -> None:
     pass
+
+
+def _hide_trio_from(func: object) -> None:
+    """Let a loop that a function runs in its thread be the one that sniffio sees.
+
+    langchain-core has the function run in a copy of the caller's context, in which `anyio.run()` has
+    noted that trio runs.
+    """
+    context = getattr(func.func, "__self__", None) if isinstance(func, partial) else None
+    if isinstance(context, Context):
+        context.run(sniffio.current_async_library_cvar.set, None)
 
 
 def _name(func: Callable[..., Any]) -> str:
