@@ -1,1 +1,1 @@
-"""One run of a chat model (`model`) or of a graph (`graph`), in background tasks that belong to the stream."""
+"""Runs of a chat model (`model`) or a graph (`graph`), in background tasks of the stream."""

@@ -34,12 +34,12 @@ _logger = logging.getLogger(__name__)
 
 @final
 class Part:
-    """A part of a run that is being carried out: its model, or a call of a handler.
+    """One part of a run that is being executed: its model, or one handler call.
 
     Attributes:
         run: The run's dispatcher.
-        task: The id of the task that it is carried out in; `None` for a worker thread.
-        over: Whether the call has returned; what it has started may go on.
+        task: Id of the task that executes it; `None` for a worker thread.
+        over: Whether the call has returned. Tasks that it started may still run.
     """
 
     __slots__ = ("over", "run", "task")
@@ -51,9 +51,10 @@ class Part:
 
 
 def _own_parts() -> tuple[Part, ...]:
-    """Return the parts that the caller carries out, from the outside in: a handler or a model may open a stream itself.
+    """Return the parts that the calling task executes, outermost first.
 
-    A task that one of them has started carries out none.
+    There can be several, because a handler or a model may open a stream itself. A task that one of
+    them has started executes none.
     """
     own = cast("tuple[Part, ...]", parts.get())
     return own if own and not own[-1].over and own[-1].task in (None, task_id()) else ()
@@ -63,9 +64,9 @@ def _own_parts() -> tuple[Part, ...]:
 class Dispatcher:
     """Calls the handlers of one run: sync ones in worker threads, async ones in tasks.
 
-    As under langchain-core, those with `run_inline` go first, one after the other and in the calling
-    task; the others run at the same time. An error of a handler is logged; it is raised as well where the
-    handler says `raise_error`, but only when all have run to their end.
+    As in langchain-core, handlers with `run_inline` are called first, one after another in the
+    calling task; the others run concurrently. A handler's error is logged. If the handler sets
+    `raise_error`, the error is also raised, but only after all handlers have finished.
 
     Ports `langchain_core.callbacks.manager.ahandle_event`.
     """
@@ -77,23 +78,30 @@ class Dispatcher:
         self._stall = stall
         self._outer = _own_parts()
         self.unreturned: dict[object, str] = {}
-        """Names of the async handlers' methods that have been called and run on or were interrupted."""
+        """Names of async handler methods that were called and still run or were interrupted."""
 
     def enter_model(self) -> None:
-        """Note that the current task runs the model."""
+        """Record that the current task runs the model."""
         parts.set((*self._outer, Part(self, task_id())))
 
     def is_within(self) -> bool:
-        """Tell whether the run waits for the caller: its model, a handler, or those of a run within one of these."""
+        """Return whether the run waits for the caller.
+
+        The caller is then its model, one of its handlers, or a part of a run opened within these.
+        """
         for part in reversed(_own_parts()):
             if part.over:
-                break  # who opened the run in which the caller is does not wait for it any more
+                break  # whoever opened the inner run no longer waits for it
             if part.run is self:
                 return True
         return False
 
     def check_waiter(self) -> None:
-        """Refuse a caller that is within the run, and so would wait for itself, with a `RuntimeError`."""
+        """Check that the caller may wait for the run.
+
+        Raises:
+            RuntimeError: The caller is within the run, and so would wait for itself.
+        """
         if self.is_within():
             raise RuntimeError(
                 "a callback handler, or the model, waits for the run that waits for it; let a task of its "
@@ -101,7 +109,11 @@ class Dispatcher:
             )
 
     def hold_timers(self) -> list[StallTimer]:
-        """Hold the timer of this run, and of those that wait for it, and return them, to be resumed."""
+        """Hold the timers of this run and of the runs that wait for it.
+
+        Returns:
+            The timers, which the caller must resume.
+        """
         runs = (self, *(part.run for part in self._outer if not part.over))
         timers = [run._stall for run in runs if run._stall is not None]
         for timer in timers:
@@ -122,10 +134,11 @@ class Dispatcher:
         Args:
             handlers: The handlers, in order.
             event: The name of the method.
-            ignored_if: The name of the handlers' attribute that says to leave them out.
-            args: Passed on.
-            kwargs: Passed on.
-            reached: Where the handlers are noted whose turn came, be it that there was nothing to call.
+            ignored_if: Name of the handler attribute that, if true, leaves the handler out.
+            args: Positional arguments of the method.
+            kwargs: Keyword arguments of the method.
+            reached: List to which each handler is appended when its turn comes, even if there is
+                nothing to call.
         """
         reached = [] if reached is None else reached
         concerned = []
@@ -160,7 +173,7 @@ class Dispatcher:
             except anyio.get_cancelled_exc_class() as exc:
                 if handler.run_inline:
                     raise
-                # One that is no scope's is the handler's own doing, and cuts no other one short.
+                # A cancellation that is not a scope's is the handler's own; the others continue.
                 await checkpoint_if_cancelled()
                 errors.append(exc)
             except BaseException as exc:  # noqa: BLE001 - raised when all handlers have run
@@ -246,7 +259,7 @@ class Dispatcher:
 
 
 def _overrides(handler: BaseCallbackHandler, event: str) -> bool:
-    """Tell whether calling the method would do anything; most handlers leave most of them as they are."""
+    """Return whether the handler acts on `event`; most handlers override few methods."""
     method = getattr(getattr(handler, event, None), "__func__", None)
     if method is None or method not in (
         getattr(BaseCallbackHandler, event, None),
@@ -257,7 +270,7 @@ def _overrides(handler: BaseCallbackHandler, event: str) -> bool:
 
 
 def _advice(error: Exception) -> str:
-    """Say what to do where `error` is what asyncio code raises on trio."""
+    """Return a hint to append if `error` is one that asyncio code raises on trio, else `""`."""
     if backend() == "trio" and (
         (isinstance(error, RuntimeError) and "event loop" in str(error))
         or (isinstance(error, TypeError) and "trio" in str(error))
@@ -267,7 +280,7 @@ def _advice(error: Exception) -> str:
 
 
 class AnyioLLMRunManager(AsyncCallbackManagerForLLMRun):
-    """The run manager that a model is given: it calls the handlers through a `Dispatcher`.
+    """The run manager passed to a model; it calls the handlers through a `Dispatcher`.
 
     Ports `langchain_core.callbacks.AsyncCallbackManagerForLLMRun`, whose methods need asyncio.
     """
@@ -275,14 +288,14 @@ class AnyioLLMRunManager(AsyncCallbackManagerForLLMRun):
     def __init__(self, dispatcher: Dispatcher, manager: AsyncCallbackManager, run_id: Any) -> None:
         super().__init__(run_id=run_id, **_inherited(manager))
         self._dispatch = dispatcher
-        # The handlers that were told of the start, which are those to be told of the end.
+        # Handlers that were notified of the start, and so must be notified of the end.
         self._started: list[BaseCallbackHandler] = []
         self._sync: CallbackManagerForLLMRun | None = None
 
     async def start(
         self, serialized: dict[str, Any], messages: list[BaseMessage], **kwargs: Any
     ) -> None:
-        """Tell the handlers of the start, as `AsyncCallbackManager.on_chat_model_start` does."""
+        """Notify the handlers of the start, as `AsyncCallbackManager.on_chat_model_start` does."""
         inline = [handler for handler in self.handlers if handler.run_inline]
         others = [handler for handler in self.handlers if not handler.run_inline]
         for handlers in (*([handler] for handler in inline), others):
@@ -297,7 +310,7 @@ class AnyioLLMRunManager(AsyncCallbackManagerForLLMRun):
 
     @override
     def get_sync(self) -> CallbackManagerForLLMRun:
-        """Return the manager for a model that runs in a worker thread; it falls silent at the end."""
+        """Return the manager for a model in a worker thread; it is silent after the end."""
         if self._sync is None:
             self._sync = _SyncLLMRun(self._dispatch, super().get_sync())
         return self._sync
@@ -352,10 +365,10 @@ class AnyioLLMRunManager(AsyncCallbackManagerForLLMRun):
 
 
 class _SyncLLMRun(CallbackManagerForLLMRun):
-    """The run manager of a model in a worker thread, which calls the handlers there.
+    """The run manager of a model in a worker thread; it calls the handlers in that thread.
 
-    Ports `langchain_core.callbacks.CallbackManagerForLLMRun`; the time that handlers take is not the
-    model's here either.
+    Ports `langchain_core.callbacks.CallbackManagerForLLMRun`. Here too, the time that
+    handlers take does not count as the model's.
     """
 
     def __init__(self, dispatcher: Dispatcher, manager: CallbackManagerForLLMRun) -> None:
@@ -399,7 +412,7 @@ class AnyioChainRunManager(AsyncCallbackManagerForChainRun):
         self._started: list[BaseCallbackHandler] = []
 
     async def start(self, inputs: Any, *, name: str | None) -> None:
-        """Tell the handlers of the start, as `AsyncCallbackManager.on_chain_start` does."""
+        """Notify the handlers of the start, as `AsyncCallbackManager.on_chain_start` does."""
         await self._dispatch(
             self.handlers,
             "on_chain_start",
@@ -429,10 +442,11 @@ async def _tell_end(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
-    """Tell each handler that was told of the start, once.
+    """Notify each handler that was notified of the start, once.
 
-    Cancellation: those whose turn had not come are told all the same, before it goes on. Shielded as this
-    is, only a native one comes here, or the limit of the time.
+    Cancellation: handlers whose turn had not come are still notified before the cancellation
+    continues. Callers shield this function, so only a native cancellation or the time limit of the
+    cleanup reaches it.
     """
     cancelled: BaseException | None = None
     for _ in range(2):
@@ -454,7 +468,7 @@ async def _tell_end(
 
 
 def _run_of(manager: BaseRunManager) -> dict[str, Any]:
-    """Return the keyword arguments that tell a handler which run it is told of."""
+    """Return the keyword arguments that tell a handler which run an event belongs to."""
     return {
         "run_id": manager.run_id,
         "parent_run_id": manager.parent_run_id,

@@ -1,4 +1,4 @@
-"""What notices that nobody can read a stream any more."""
+"""Detection of streams that nobody can read any more."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Protocol, final
 
 
 class Run(Protocol):
-    """What is stopped then."""
+    """A run that is stopped when nobody can read its stream any more."""
 
     def dropped(self) -> bool:
-        """Begin to stop, called from any thread; return whether that cuts the run short."""
+        """Begin to stop; return whether this cuts the run short. May be called from any thread."""
         ...
 
 
 @final
 class DropGuard:
-    """What everything that can read a stream refers to: when it goes, nobody can."""
+    """Liveness token shared by a stream, its projections and cursors; its finalizer stops the run.
+
+    If this cuts the run short, a `ResourceWarning` is emitted.
+    """
 
     __slots__ = ("_run",)
 
@@ -24,7 +27,7 @@ class DropGuard:
         self._run = run
 
     def __del__(self) -> None:
-        run = getattr(self, "_run", None)  # none if it was interrupted as it was made
+        run = getattr(self, "_run", None)  # absent if `__init__` was interrupted
         if run is not None and run.dropped():
             warnings.warn(
                 "a stream of open_stream() was dropped before it was read to its end, and its run is "

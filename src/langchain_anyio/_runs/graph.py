@@ -1,7 +1,8 @@
 """A LangGraph run as a stream: the graph runs in background tasks that belong to the stream.
 
-langgraph is no dependency; nothing here imports it. Its own run stream turns the graph's output into projections, and is
-advanced here by one task, so that no consumer's cancellation reaches the graph.
+langgraph is not a dependency and is never imported here. Its own run stream turns the graph's
+output into projections. A single task advances that stream, so that no consumer's cancellation
+reaches the graph.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
 
 CLEANUP_SECONDS = 5.0
 
-# The graphs whose nodes, or what these have started, the current task belongs to.
+# Graph runs in which the current task executes a node, or was started by one, outermost first.
 _around: ContextVar[tuple[GraphRun, ...]] = ContextVar("langchain_anyio_graphs", default=())
 
 
 class Graph(Protocol):
-    """What `open_stream` takes for a graph: a compiled one of langgraph's (`langgraph.pregel.Pregel`)."""
+    """A compiled graph (`langgraph.pregel.Pregel`), as `open_stream` accepts it."""
 
     def get_subgraphs(
         self, *, namespace: str | None = None, recurse: bool = False
@@ -53,14 +54,14 @@ class Graph(Protocol):
 
 
 def is_graph(runnable: object) -> bool:
-    """Tell whether something is a compiled graph; whoever has one has imported langgraph."""
+    """Return whether `runnable` is a compiled graph; if langgraph is not imported, none exists."""
     pregel = getattr(sys.modules.get("langgraph.pregel"), "Pregel", None)
     return pregel is not None and isinstance(runnable, pregel)
 
 
 @final
 class GraphRun:
-    """One run of a graph. A task of its own (`_main`) advances it; closing it is another's (`_stop`).
+    """One run of a graph: one task (`_main`) advances it, another one (`_stop`) closes it.
 
     It does not refer to the stream.
     """
@@ -74,7 +75,7 @@ class GraphRun:
         self._kwargs = kwargs
         self.events: ProjectionState[Any, list[Any]] = ProjectionState()
         self.run_stream: Any = None
-        # langgraph's channels, and what is made of them.
+        # langgraph's channels, and the projection states that they feed.
         self._channels: list[tuple[Any, ProjectionState[Any, list[Any]]]] = []
         self._extensions: dict[str, Any] = {}
         self._loop: Loop | None = None
@@ -87,21 +88,24 @@ class GraphRun:
         self._ended = Event()
 
     def open(self) -> dict[str, Any]:
-        """Make langgraph's run stream, if it is not made yet, and return its projections; nothing runs by that."""
+        """Return the projections, after creating langgraph's run stream if there is none yet.
+
+        Nothing of the graph runs yet.
+        """
         if self.run_stream is None:
             if backend() == "trio" and needs_asyncio():
                 raise RuntimeError(
                     "graphs run on trio with langchain_anyio.enable_trio(), called before anything runs"
                 )
             with warnings.catch_warnings():
-                # Whoever calls this has not chosen a version.
+                # The user has not chosen a version.
                 warnings.filterwarnings("ignore", "The v3 streaming protocol")
                 run = self.run_stream = _at_once(
                     self._graph.astream_events(
                         self._input, self._config, version="v3", **self._kwargs
                     )
                 )
-            # Neither its pump nor the channel of all events has a public name.
+            # Neither the pump nor the channel of all events is public.
             run._mux.bind_apump(self.advance)
             self._take_over(run._mux._events, self.events)
             self._close_graph = run._graph_aiter.aclose
@@ -117,13 +121,13 @@ class GraphRun:
     def _take_over(
         self, channel: Any, state: ProjectionState[Any, list[Any]]
     ) -> ProjectionState[Any, list[Any]]:
-        channel._subscribed = True  # or it keeps nothing
+        channel._subscribed = True  # otherwise it keeps no items
         state.request_more = self.advance
         self._channels.append((channel, state))
         return state
 
     async def advance(self) -> bool:
-        """Have the graph take a step, with all others who wait for one; return whether there may be more."""
+        """Wait for one step of the graph, shared by all waiters; return whether more may come."""
         if self._over():
             return False
         if self._loop is None:
@@ -152,7 +156,7 @@ class GraphRun:
                         error = self.run_stream._mux._events._error
                         break
                     self._advanced.fire()
-        except BaseException as exc:  # shown to the consumers
+        except BaseException as exc:  # raised to the consumers
             error = exc
             if isinstance(exc, EXITS):
                 self._exit = exc
@@ -160,10 +164,10 @@ class GraphRun:
                 raise
         finally:
             if isinstance(error, Exception):
-                # Where it ended by an error of a stream transformer, the graph itself has not ended.
+                # After an error of a stream transformer, the graph itself has not ended.
                 self.close(error)
             elif error is not None and not self._closing:
-                try:  # here, since a loop that ends waits for no further task
+                try:  # in this task, because a loop that is ending waits for no new one
                     deadline = anyio.current_time() + CLEANUP_SECONDS
                     with anyio.CancelScope(shield=True, deadline=deadline):
                         await self._close_graph()
@@ -209,7 +213,7 @@ class GraphRun:
             if self._waits_for_caller():
                 return
             await wait_uncancellable(self._ended)
-        # asyncio's loop has been given it by the task itself.
+        # On asyncio, the task itself has passed the exit on to the loop.
         if self._exit is not None and backend() != "asyncio":
             raise_as_it_came(self._exit, self._exit.__traceback__)
 
@@ -223,7 +227,7 @@ class GraphRun:
         )
 
     def close(self, error: Exception) -> None:
-        """Begin to stop, showing `error` to the consumers; to be called on the run's event loop."""
+        """Begin to stop, and raise `error` to the consumers; call this on the run's event loop."""
         if not (self._closing or self._ended.is_set()):
             self._closing = True
             self._end(error)
@@ -234,19 +238,22 @@ class GraphRun:
             start(self._watch, name=name, over=self._ended.set)
 
     async def _stop(self) -> None:
-        """Stop the graph in a task that nobody cancels: langgraph cleans up under one cancellation, and not under two."""
+        """Stop the graph, in a task that nobody cancels.
+
+        langgraph cleans up correctly when it is cancelled once, but not when cancelled twice.
+        """
         try:
             with self._stop_scope:
                 await self.run_stream.abort()
                 await (
                     self._close_graph()
-                )  # which it leaves open where a stream transformer has failed
+                )  # left open by `abort()` if a stream transformer has failed
         except EXITS as exc:
             self._exit = exc
             raise
 
     async def _watch(self) -> None:
-        """See to it that a run that is being closed is over in time."""
+        """Make sure that a run that is being closed ends within `CLEANUP_SECONDS`."""
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_SECONDS):
             await self._stopped.wait()
             await self._left.wait()
@@ -260,14 +267,18 @@ class GraphRun:
             )
 
     def dropped(self) -> bool:
-        """Stop because nobody can read the stream any more; called from any thread."""
+        """Begin to stop, as nobody can read the stream any more; may be called from any thread."""
         if self._loop is None or self._over():
             return False
         return self._loop.call_soon(lambda: self.close(StreamCancelledError()))
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that waits for nothing."""
+    """Run a coroutine that never waits, and return its result.
+
+    Raises:
+        RuntimeError: The coroutine waits.
+    """
     try:
         coroutine.send(None)
     except StopIteration as stop:

@@ -69,15 +69,15 @@ from .target import Target, resolve
 from .threads import ThreadCalls, ThreadIterator, model_limiter
 
 CLEANUP_SECONDS = 5.0
-# Of these, what the model may take to return; the rest is left for the callbacks of the end.
+# The part of these seconds that the model has to return; the rest is for the end's callbacks.
 MODEL_SECONDS = 3.0
-# When a task that cleans up gives up by itself, before the one that watches it gives it up.
+# After these seconds a task that cleans up gives up by itself, before `_watch` abandons it.
 OWN_SECONDS = 4.75
 
 
 def call_of(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
     merged = {**target.bound, **kwargs}
-    merged.pop("version", None)  # of astream_events; a binding may carry it
+    merged.pop("version", None)  # a parameter of astream_events, which a binding may carry
     stop = merged.pop("stop", None)
     return prepare_call(cast("BaseChatModel", target.runnable), input, target.config, stop, merged)
 
@@ -86,17 +86,18 @@ def call_of(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
 class ModelRun(Run):
     """One run of a model into a stream's state.
 
-    It does not refer to the stream. A task of its own (`_main`) tells the handlers of the start, runs the
-    model, then cleans up and tells them of the end. Closing cancels the model's part of it. From then on, or
-    from when the model fails, a second task (`_watch`) sees to it that the whole is over in time, whatever
-    the model and the handlers do. A run that has its message takes its time, unless it is closed.
+    It does not refer to the stream. One task (`_main`) notifies the handlers of the start, runs the
+    model, cleans up, and notifies the handlers of the end. Closing the run cancels the part of this
+    task that runs the model. From then on, or from when the model fails, a second task (`_watch`)
+    makes sure that everything ends in time, whatever the model and the handlers do. A run that has
+    its complete message has no time limit, unless it is closed.
 
-    | state | means |
+    | state | meaning |
     |---|---|
     | `_loop is None` | not started |
-    | `_cleanup_since is None` | takes as long as it wants to |
-    | `_left_model.is_set()` | the model's part is over and its generators are closed |
-    | `_ended.is_set()` | all is over |
+    | `_cleanup_since is None` | no time limit |
+    | `_left_model.is_set()` | the model has ended and its generators are closed |
+    | `_ended.is_set()` | everything has ended |
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class ModelRun(Run):
         self._end_traceback: Any = None
         self._reported: Event | None = None
 
-    # What the stream and its users call
+    # Called by the stream and its users
 
     async def start(self) -> None:
         """Start the run, unless it has started or was closed before."""
@@ -167,10 +168,10 @@ class ModelRun(Run):
                 raise RuntimeError("the stream runs on another event loop, and is closed there")
             self.close()
             if self._dispatch.is_within():
-                return  # the run is over when the caller has returned
+                return  # the run ends after the caller has returned
             await wait_uncancellable(self._ended)
         if backend() == "asyncio":
-            return  # its loop has been given an exit by the task itself
+            return  # the task itself has passed an exit on to the loop
         for error in (self._state.accumulator.error, self._end_error):
             if isinstance(error, EXITS):
                 raise_as_it_came(error, error.__traceback__)
@@ -186,7 +187,7 @@ class ModelRun(Run):
         return self._ended.is_set()
 
     async def over(self) -> None:
-        """Wait until all is over, whatever came of it."""
+        """Wait until everything has ended; does not raise the run's error."""
         await self._ended.wait()
 
     async def finished(self) -> None:
@@ -195,25 +196,25 @@ class ModelRun(Run):
             raise_as_it_came(self._end_error, self._end_traceback)
 
     def close(self) -> None:
-        """Begin to stop; to be called on the run's event loop."""
+        """Begin to stop; call this on the run's event loop."""
         if self._cleanup_since is not None or self._ended.is_set():
             return
         self._state.fail(StreamCancelledError())
         self._limit_cleanup()
         if self._state.accumulator.message is None:
             self._model_scope.cancel()
-        else:  # the handlers are still to be told of the last event
+        else:  # the handlers still have to be notified of the last event
             self._model_scope.deadline = anyio.current_time() + MODEL_SECONDS
         start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
 
     def _limit_cleanup(self) -> None:
-        """Have the cleanup, which begins now, end in time."""
+        """Start the time limit of the cleanup, which begins now."""
         self._cleanup_since = anyio.current_time()
         if self._end_scope is not None:
             self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
 
     def dropped(self) -> bool:
-        """Stop because nobody can read the stream any more; called from any thread."""
+        """Begin to stop, as nobody can read the stream any more; may be called from any thread."""
         if (
             self._loop is None
             or self._ended.is_set()
@@ -235,7 +236,7 @@ class ModelRun(Run):
                 self._state.fail(StreamCancelledError())
             if self._state.accumulator.message is None:
                 self._begin_cleanup()
-        except BaseException as exc:  # noqa: BLE001 - shown to the consumers
+        except BaseException as exc:  # noqa: BLE001 - raised to the consumers
             if is_cancellation(exc) or isinstance(exc, EXITS):
                 foreign = exc
             self._fail(exc)
@@ -243,7 +244,7 @@ class ModelRun(Run):
             await self._clean_up(foreign)
         except anyio.get_cancelled_exc_class():
             raise
-        except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+        except BaseException as exc:  # noqa: BLE001 - raised to whoever awaits the stream
             self._note_end_error(exc)
         if foreign is None and isinstance(self._end_error, EXITS):
             foreign = self._end_error
@@ -254,14 +255,14 @@ class ModelRun(Run):
                 del foreign
 
     def _fail(self, error: BaseException) -> None:
-        """Show the consumers what ended the model's part, and limit the time of what is left to do."""
+        """Raise to the consumers the error that ended the model, and limit the remaining time."""
         whole = self._state.accumulator.message is not None
         if whole and not is_cancellation(error):
-            # What goes wrong after the message is whole neither replaces it nor is lost.
+            # An error after the complete message does not replace it, but is not lost either.
             self._note_end_error(error)
         self._state.fail(error)
         if isinstance(error, EXITS) and self._state.accumulator.error is not error:
-            self._note_end_error(error)  # of a run that was closed before
+            self._note_end_error(error)  # the run was closed before
         if not whole or is_cancellation(error) or isinstance(error, EXITS):
             self._begin_cleanup()
 
@@ -271,13 +272,13 @@ class ModelRun(Run):
             start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
 
     def _over(self) -> None:
-        """Note that the task has ended, be it that it was cancelled before it began."""
+        """Record that the task has ended, even if it was cancelled before it began."""
         self._state.fail(StreamCancelledError())
         self._left_model.set()
         self._ended.set()
 
     def _note_end_error(self, error: BaseException) -> None:
-        """Keep what went wrong after the message was whole; only the first counts."""
+        """Keep an error that came after the model's outcome was settled; only the first counts."""
         if self._end_error is None:
             self._end_error = error
             self._end_traceback = error.__traceback__
@@ -291,7 +292,7 @@ class ModelRun(Run):
             await run.start(call.serialized, call.traced, **call.start)
         self._state.accumulator.message_id = f"{LC_ID_PREFIX}-{run.run_id}"
         if model.rate_limiter is not None:
-            # Nobody but the limiter knows when, and its own way to wait is asyncio's.
+            # Polled: only the limiter knows when, and its own way to wait needs asyncio.
             while not await model.rate_limiter.aacquire(blocking=False):  # noqa: ASYNC110
                 await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
         producing = self._produce(model, call, run)
@@ -304,7 +305,10 @@ class ModelRun(Run):
             self._state.dispatch({"event": "message-finish"})
 
     async def _prepare(self) -> tuple[BaseChatModel, ModelCall]:
-        """Return the model, and the call of it. The run does not keep these for as long as the answer takes."""
+        """Return the model and the call to make, and drop the run's own references to them.
+
+        Otherwise they would be kept in memory until the answer is complete.
+        """
         target, call = self._target, self._call
         if call is None:
             target, input = await self._run_steps(target, self._input)
@@ -315,7 +319,7 @@ class ModelRun(Run):
         return model, call
 
     async def _run_steps(self, target: Target, input: Any) -> tuple[Target, Any]:
-        """Run what comes before the model in a sequence, as `RunnableSequence.ainvoke` does."""
+        """Run the steps before the model in a sequence, as `RunnableSequence.ainvoke` does."""
         while isinstance(sequence := target.runnable, RunnableSequence):
             if backend() == "trio" and needs_asyncio():
                 raise RuntimeError(
@@ -332,7 +336,7 @@ class ModelRun(Run):
             kwargs = target.bound
             for number, step in enumerate(sequence.steps, 1):
                 config = patch_config(config, callbacks=chain.get_child(f"seq:step:{number}"))
-                set_config_context(config)  # in the context of this task, which is the run's own
+                set_config_context(config)  # the context of this task is the run's own
                 if number == len(sequence.steps):
                     target = resolve(step, config)
                     break
@@ -343,7 +347,7 @@ class ModelRun(Run):
     def _produce(
         self, model: BaseChatModel, call: ModelCall, run: AnyioLLMRunManager
     ) -> Coroutine[Any, Any, None]:
-        """Return what has the model answer, and shows its answer as events."""
+        """Return a coroutine that calls the model and dispatches its answer as events."""
         source = source_of(for_current_loop(model), call.kwargs)
         ask = partial(
             source.method,
@@ -379,32 +383,33 @@ class ModelRun(Run):
         items: AsyncIterator[Any],
         shown: ChunkBridge | _Events,
     ) -> None:
-        """Show what the model gives, holding it back while nobody keeps up with it.
+        """Dispatch the model's items as events, and hold the model back if no consumer keeps up.
 
         Args:
-            run: The run, whose handlers are told of each event.
-            items: What the model gives.
-            shown: Makes the events of each item, and the last ones.
+            run: The run manager, whose handlers are notified of each event.
+            items: The items that the model yields.
+            shown: Converts each item to events, and gives the final events.
         """
         state, flow, limit, stall = self._state, self._state.flow, self._limit, self._stall
         handlers = run.handlers
         iterator = items.__aiter__()
         next_item: Callable[[], Awaitable[Any]] = iterator.__anext__
         step = next_item
-        # Where nobody is told of its event, an item that is text and nothing else need not become one.
+        # Without handlers, an item that is only text need not be converted to an event.
         bridge = shown if isinstance(shown, ChunkBridge) and not handlers else None
         steps = 0
         over = False
         failure: BaseException | None = None
-        # A generator that holds a cancel scope or a task group open where it is suspended has these within ours: it has to
-        # be closed in here. What has cancelled the run is kept out meanwhile.
+        # A generator may be suspended within a cancel scope or task group of its own. These are
+        # nested in our scope, so the generator must be closed within it. Until it is closed, our
+        # scope shields it from the cancellation that ended the run.
         scope = anyio.CancelScope() if stall is None else stall.scope
         stalled = False
         try:
             with scope:
                 while not over:
                     try:
-                        # Nobody reads on after the message's end, which a native producer may be past.
+                        # A native producer may go on after the message's end, where nobody reads.
                         if not (flow.has_room(limit) or state.done or step is not next_item):
                             await flow.wait_for_room(limit)
                         if stall is not None and step is next_item:
@@ -453,7 +458,7 @@ class ModelRun(Run):
                         raise
             if stall is not None and stalled and scope.cancelled_caught:
                 raise StreamStalledError(stall.seconds)
-            if failure is not None:  # the time for closing is over
+            if failure is not None:  # closing took too long
                 raise failure
         finally:
             del failure
@@ -461,7 +466,7 @@ class ModelRun(Run):
     def _is_for_generator(
         self, error: BaseException, iterator: object, scope: anyio.CancelScope
     ) -> bool:
-        """Tell whether `error` is a cancellation that nobody but the model's suspended generator knows."""
+        """Return whether `error` is a cancellation by a scope that the model's generator holds."""
         return (
             isinstance(error, anyio.get_cancelled_exc_class())
             and isinstance(iterator, AsyncGeneratorType)
@@ -471,17 +476,17 @@ class ModelRun(Run):
         )
 
     async def _close_items(self, iterator: object) -> None:
-        """Close what the model's items come from; it is closed once, whatever comes of it."""
+        """Close the source of the model's items, only once even if closing it fails."""
         items, self._items = self._items, None
         for source in (iterator, items) if iterator is not items else (items,):
-            # An iterator that is no async generator need not have it.
+            # An iterator that is not an async generator may lack it.
             aclose = getattr(source, "aclose", None)
             if aclose is not None:
                 try:
                     await aclose()
                 except anyio.get_cancelled_exc_class():
                     raise
-                except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+                except BaseException as exc:  # noqa: BLE001 - raised to whoever awaits the stream
                     self._note_end_error(exc)
 
     # The end
@@ -491,7 +496,7 @@ class ModelRun(Run):
             self._tells_anyone() or self._generators.are_open() or self._calls.left()
         ):
             return
-        self._dispatch.unreturned.clear()  # what the cancellation of the model's part has interrupted
+        self._dispatch.unreturned.clear()  # interrupted together with the model
         self._end_scope = anyio.CancelScope(shield=True)
         if self._cleanup_since is not None:
             self._end_scope.deadline = self._cleanup_since + OWN_SECONDS
@@ -504,7 +509,7 @@ class ModelRun(Run):
                     cancelled: BaseException | None = None
                     leave_model = partial(self._leave_model, foreign)
                     for step in (leave_model, self._report_end, self._calls.join):
-                        # One that is cut short, natively or by the limit of the time, lets the next one begin.
+                        # If one is cut short, natively or by the limit, the next one still begins.
                         try:
                             await step()
                         except anyio.get_cancelled_exc_class() as exc:
@@ -522,26 +527,29 @@ class ModelRun(Run):
             self._warn_of_left()
 
     async def _leave_model(self, foreign: BaseException | None) -> None:
-        """Close what the model has open, and wait for the threads it may still run in."""
+        """Close what the model left open, and wait for the threads in which it may still run."""
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + MODEL_SECONDS):
                 try:
                     await self._close_items(self._items)
                 finally:
-                    # What the model left behind; what somebody else holds is not the run's alone.
+                    # Only generators that nobody else holds; the others may still be in use.
                     error = self._state.accumulator.error
                     await self._generators.aclose(error, self._end_error, foreign)
                     await self._calls.join()
         except anyio.get_cancelled_exc_class():
             raise
-        except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+        except BaseException as exc:  # noqa: BLE001 - raised to whoever awaits the stream
             self._note_end_error(exc)
         finally:
             self._generators.release()
             self._left_model.set()
 
     async def _notice_cancellation(self, own: anyio.CancelScope) -> None:
-        """Limit the time of a shielded cleanup once what is around it is cancelled: the loop ends."""
+        """Start the time limit of a shielded cleanup when the scope around it is cancelled.
+
+        That scope is cancelled when the event loop ends.
+        """
         try:
             await anyio.sleep_forever()
         finally:
@@ -552,7 +560,7 @@ class ModelRun(Run):
         return any(run.handlers for run in (self._llm_run, *self._chain_runs) if run is not None)
 
     async def _report_end(self) -> None:
-        """Tell the handlers of the end, or wait until the other task has that does so already."""
+        """Notify the handlers of the end, or wait until another task that does so has finished."""
         if self._reported is not None:
             await self._reported.wait()
             return
@@ -565,8 +573,8 @@ class ModelRun(Run):
                 try:
                     await self._report_end_of(run)
                 except anyio.get_cancelled_exc_class() as exc:
-                    cancelled = exc  # the runs around this one are still to be told
-                except BaseException as exc:  # noqa: BLE001 - raised to who awaits the stream
+                    cancelled = exc  # the outer runs still have to be notified
+                except BaseException as exc:  # noqa: BLE001 - raised to whoever awaits the stream
                     self._note_end_error(exc)
             if cancelled is not None:
                 raise cancelled
@@ -589,7 +597,7 @@ class ModelRun(Run):
             await run.on_llm_error(error, response=error_response(error, self._generation_info))
 
     async def _watch(self) -> None:
-        """See to it that a run that is being closed is over in time, also where every task is cancelled."""
+        """Make sure that a run being closed ends in time, even if all tasks are cancelled."""
         assert self._cleanup_since is not None
         cancelled: BaseException | None = None
         try:
@@ -597,7 +605,7 @@ class ModelRun(Run):
         except anyio.get_cancelled_exc_class() as exc:
             cancelled = exc
         if not self._left_model.is_set():
-            # In a task of its own: a handler that shields itself would keep this one.
+            # In a task of its own, because a handler that shields itself would block this one.
             start_surely(self._report_in_its_stead, name="langchain_anyio.open_stream end")
         try:
             await wait_uncancellable(self._ended, self._cleanup_since + CLEANUP_SECONDS)
@@ -613,7 +621,7 @@ class ModelRun(Run):
                 del cancelled
 
     async def _report_in_its_stead(self) -> None:
-        """Tell the handlers of the end while the task that would do it waits for the model."""
+        """Notify the handlers of the end while `_main` still waits for the model."""
         assert self._cleanup_since is not None
         with anyio.CancelScope(shield=True, deadline=self._cleanup_since + OWN_SECONDS):
             await self._report_end()
@@ -630,7 +638,7 @@ class ModelRun(Run):
 
 
 class _Events:
-    """The items are events."""
+    """Converter for items that are events already."""
 
     __slots__ = ()
 
@@ -643,7 +651,10 @@ class _Events:
 
 @final
 class _Replay(_Events):
-    """The items are whole messages. The events that langchain-core makes of one leave `additional_kwargs` out."""
+    """Converter for items that are whole messages.
+
+    It adds `additional_kwargs`, which langchain-core leaves out of the events of a message.
+    """
 
     __slots__ = ("_message_id",)
 

@@ -15,13 +15,13 @@ from langchain_anyio._backends.background import Loop
 class StallTimer:
     """Cancels its scope when one wait for the model takes too long.
 
-    The timer stands still while callback handlers are told, also where the model's own step tells
-    them, and then goes on with what remains of the time. `hold()` and `resume()` may be called from
-    any thread, nested and by several tasks at the same time; all else belongs to the task of the run.
+    The timer is paused while callback handlers run, even if the model's own step calls them, and
+    then continues with the remaining time. `hold()` and `resume()` may be called from any thread,
+    nested, and by several tasks at once; all other methods only by the task of the run.
 
     Attributes:
-        scope: What the run waits for the model in; entered once.
-        seconds: The longest wait.
+        scope: The scope in which the run waits for the model; entered once.
+        seconds: The longest wait in seconds.
     """
 
     __slots__ = ("_holders", "_loop", "_remaining", "scope", "seconds")
@@ -31,7 +31,7 @@ class StallTimer:
         self.seconds: float = seconds
         self._loop = loop
         self._holders = 0
-        # Of the current wait, while the timer stands still; infinite where there is no wait.
+        # Seconds left of the current wait while the timer is paused; infinite if there is no wait.
         self._remaining = math.inf
 
     def start(self) -> None:
@@ -46,11 +46,11 @@ class StallTimer:
         self.scope.deadline = math.inf
 
     def hold(self) -> None:
-        """Stand still until as many calls of `resume()` as of this."""
+        """Pause until `resume()` has been called as often as `hold()`."""
         self._on_loop(self._hold)
 
     def resume(self) -> None:
-        """Go on, unless somebody else still holds the timer."""
+        """Continue, unless another call of `hold()` has not been resumed."""
         self._on_loop(self._resume)
 
     def _on_loop(self, change: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Which chat model is meant, and what runs before it."""
+"""Resolution of a runnable to the chat model, sequence or graph to run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .graph import is_graph
 
 @final
 class Target:
-    """A chat model, a sequence that ends in one, or a graph, out of what is bound around it.
+    """A chat model, a sequence that ends in one, or a graph, without the bindings around it.
 
     Attributes:
         runnable: The model, the sequence or the graph.
         config: The config to call it with.
-        bound: The keyword arguments that are bound to it.
+        bound: The keyword arguments bound to it.
     """
 
     __slots__ = ("bound", "config", "runnable")
@@ -45,7 +45,8 @@ def resolve(model: object, config: RunnableConfig | None) -> Target:
     """Follow bindings and configurable models down to the chat model, the sequence or the graph.
 
     Raises:
-        TypeError: There is something else at the bottom, or at the end of the sequence.
+        TypeError: The innermost runnable is none of these, or the sequence does not end in a
+            chat model.
     """
     runnable, bound = model, dict[str, Any]()
     while True:
@@ -67,8 +68,8 @@ def resolve(model: object, config: RunnableConfig | None) -> Target:
             bound = {**runnable.kwargs, **bound}
             runnable = runnable.bound
         elif type(runnable).__name__ == "_ConfigurableModel":
-            # What init_chat_model of langchain's gives where the config is to name the model. There is no
-            # public way to ask it for the model, and langchain is no dependency.
+            # langchain's init_chat_model() returns this if the config is to name the model. There
+            # is no public way to get the model from it, and langchain is not a dependency.
             runnable = cast("Any", runnable)._model(config)
         else:
             raise _unsupported(model, "" if runnable is model else f" around a {_name(runnable)}")

@@ -1,4 +1,4 @@
-"""Worker threads for what is written without `async`: models, and callback handlers."""
+"""Worker threads for sync models and sync callback handlers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from langchain_anyio._primitives.wakeup import Wakeup
 
 T = TypeVar("T")
 
-# Threads that models run in at a time, and handlers, on one event loop. A model may wait for its handlers
-# while it holds a thread, so the two must not draw on the same supply, nor on anyio's default one,
-# which the application's own threads share.
+# Maximum numbers of threads for models and for handlers on one event loop. A model may wait for its
+# handlers while it holds a thread, so the two must not share a limiter. Nor may they use anyio's
+# default one, which the application's own threads share.
 MODEL_THREADS = 256
 HANDLER_THREADS = 64
 
@@ -28,12 +28,12 @@ _handler_limiter: RunVar[anyio.CapacityLimiter] = RunVar("langchain_anyio_handle
 
 
 def model_limiter() -> anyio.CapacityLimiter:
-    """Return the limiter of this event loop for models."""
+    """Return this event loop's limiter for models."""
     return _limiter(_model_limiter, MODEL_THREADS)
 
 
 def handler_limiter() -> anyio.CapacityLimiter:
-    """Return the limiter of this event loop for callback handlers."""
+    """Return this event loop's limiter for callback handlers."""
     return _limiter(_handler_limiter, HANDLER_THREADS)
 
 
@@ -47,7 +47,7 @@ def _limiter(var: RunVar[anyio.CapacityLimiter], tokens: int) -> anyio.CapacityL
 
 
 class _Call:
-    """One call, as the event loop and the worker thread both see it."""
+    """The state of one call, shared by the event loop and the worker thread."""
 
     __slots__ = ("_abandoned", "_lock", "_running", "label")
 
@@ -58,19 +58,19 @@ class _Call:
         self._running = False
 
     def begin(self) -> bool:
-        """Tell the thread whether it is still to make the call."""
+        """Begin the call, in the thread; return whether it is still wanted."""
         with self._lock:
             self._running = not self._abandoned
             return self._running
 
     def end(self) -> bool:
-        """Tell the thread whether nobody waits for it any more."""
+        """End the call, in the thread; return whether it was abandoned."""
         with self._lock:
             self._running = False
             return self._abandoned
 
     def abandon(self) -> bool:
-        """Tell the event loop whether the thread makes the call now."""
+        """Abandon the call, on the event loop; return whether the thread is executing it."""
         with self._lock:
             self._abandoned = True
             return self._running
@@ -80,8 +80,8 @@ class _Call:
 class ThreadCalls:
     """The calls in worker threads that belong to one run.
 
-    A call that is cancelled returns at once and leaves its thread to finish; such threads are known here
-    until they have finished.
+    A cancelled call raises at once and leaves its thread to finish. Such calls are recorded here
+    until their threads have finished.
     """
 
     __slots__ = ("_all_returned", "_left", "_loop")
@@ -96,20 +96,20 @@ class ThreadCalls:
         return sorted(call.label for call in self._left)
 
     async def join(self) -> None:
-        """Wait until no thread is left that a cancelled call left behind."""
+        """Wait until the threads of all cancelled calls have finished."""
         while self._left:
             await self._all_returned.wait()
 
     async def run(self, func: Callable[[], T], *, label: str, limiter: anyio.CapacityLimiter) -> T:
-        """Call `func` in a worker thread, in a copy of the current context, and return what it returns.
+        """Call `func` in a worker thread, in a copy of the current context, and return its result.
 
-        Cancellation: returns at once; the thread goes on until `func` returns, see `join()`. A call that
-        has not begun does not begin.
+        Cancellation: takes effect at once; the thread continues until `func` returns, see `join()`.
+        A call that has not begun is never made.
 
         Args:
-            func: What to call.
-            label: Names the call where it had to be left behind.
-            limiter: Where the thread is drawn from.
+            func: The function to call.
+            label: Name of the call, for the warning if it has to be left behind.
+            limiter: The limiter that the thread is taken from.
         """
         call = _Call(label)
 
@@ -117,11 +117,12 @@ class ThreadCalls:
             if not call.begin():
                 raise StreamCancelledError
             try:
-                # trio refuses a bare coroutine: it takes the function for an asynchronous one.
+                # In a tuple: trio refuses a bare coroutine, as a sign of an async function.
                 return (func(),)
             except BaseException as exc:
-                # A future takes no StopIteration, a GeneratorExit would close the coroutine that it is raised in, and
-                # a cancellation, of a loop that `func` ran perhaps, would be taken for that of the task.
+                # A future refuses StopIteration, GeneratorExit would close the coroutine that it is
+                # raised in, and a cancellation (such as that of a loop that `func` ran) would be
+                # taken for that of the task.
                 if isinstance(exc, (StopIteration, GeneratorExit)) or is_cancellation(exc):
                     raise RuntimeError(f"{label} raised {type(exc).__name__}") from exc
                 raise
@@ -150,10 +151,10 @@ _END = object()
 
 @final
 class ThreadIterator(Generic[T]):
-    """A blocking iterator, each step of which is taken in a worker thread.
+    """An async iterator over a blocking one, each step of which runs in a worker thread.
 
-    The iterator is made by its first step. A step that is cancelled goes on in its thread; when it is over
-    the iterator is closed there, so it is left at its next item.
+    The first step creates the blocking iterator. A cancelled step continues in its thread. After
+    `aclose()`, that thread closes the iterator when the step is over, so at its next item.
     """
 
     __slots__ = ("_calls", "_closed", "_iterator", "_label", "_lock", "_make")
@@ -176,10 +177,10 @@ class ThreadIterator(Generic[T]):
         return cast("T", item)
 
     async def aclose(self) -> None:
-        """Close the iterator; one that is taking a step is closed by its thread, and not waited for."""
+        """Close the iterator; if a step is running, its thread does so and is not waited for."""
         self._closed.set()
         if self._iterator is not None and not self._lock.locked():
-            # What ends a run does not wait until another one lets go of a thread.
+            # Its own limiter, because ending a run must not wait for the threads of other runs.
             limiter = anyio.CapacityLimiter(1)
             await self._calls.run(self._close, label=self._label, limiter=limiter)
 
@@ -192,10 +193,10 @@ class ThreadIterator(Generic[T]):
                     self._iterator = iter(self._make())
                 item = next(self._iterator, _END)
                 if item is _END:
-                    self._closed.set()  # here, so that what ends the run need not wait for a thread again
+                    self._closed.set()  # here, so that `aclose()` needs no thread
                 return item
         finally:
-            # After the lock was let go: who found it taken relies on this.
+            # After releasing the lock: an `aclose()` that found it locked relies on this.
             if self._closed.is_set():
                 self._close()
 
