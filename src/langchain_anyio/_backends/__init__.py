@@ -1,1 +1,1 @@
-"""asyncio and trio by name: event loops, waiters, tasks that outlive their caller, async-generator hooks."""
+"""Code specific to asyncio or trio: loops, waiters, background tasks, async-generator hooks."""

@@ -1,10 +1,11 @@
-"""The async generators that a piece of code starts, closed when it is over and nobody else can reach them.
+"""Close the async generators that a piece of code has left open and that nobody else can reach.
 
-A generator that is left by `break` or by an error is closed at once only where its user says so, and the
-clients of the providers nest several that do not. What is left runs its cleanup when the interpreter
-collects it: at some later time, in another task, on trio with a warning. A run of a model has to have
-closed its connection before it ends, so it closes what it has left behind itself. One that somebody still
-holds is in use: a feed that several runs read, a connection that is kept for the next one.
+A generator that is left by `break` or by an error is closed at once only if its user closes it, and
+the providers' clients nest several that nobody closes. Such a generator runs its cleanup when the
+interpreter collects it: at some later time, in another task, on trio with a warning. A run of a
+model must have closed its connection before it ends, so it closes the generators that it has left
+behind itself. A generator that somebody still holds is in use: a feed that several runs read, or a
+connection that is kept for the next run.
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-# Objects looked at to find out who can reach a generator.
+# Maximum number of objects examined to decide whether a generator can still be reached.
 OBJECTS_VISITED = 2000
 
 
 @final
 class AsyncGenerators:
-    """The async generators that were first iterated over by what `watch()` was given.
+    """The async generators that were first iterated over by awaitables given to `watch()`.
 
     Args:
-        collected: Called with one that nobody refers to any more, by whoever let go of it, in any thread, until
-            `release()`. By default it is kept, and closed by `aclose()`.
-        mark: Called when one is first iterated over; `pop_mark()` returns what it returned.
+        collected: Called with a generator to which nobody refers any more, in whichever thread
+            dropped the last reference, until `release()`. By default the generator is kept, and
+            closed by `aclose()`.
+        mark: Called when a generator is first iterated over; `pop_mark()` returns its result.
     """
 
     __slots__ = (
@@ -59,18 +61,19 @@ class AsyncGenerators:
         self._collected = collected
         self._mark = mark
         self._marks: dict[int, Any] = {}
-        # By identity, in the order in which they were started, which is that from the outermost inwards.
+        # By id, in the order in which they were started, which is outermost first.
         self._started: dict[int, weakref.ref[AsyncGeneratorType[Any, Any]]] = {}
-        # Those of them that were collected: they hold the ones that they read themselves.
+        # Those of them that were collected; they refer to the generators that they read.
         self._kept: dict[int, AsyncGeneratorType[Any, Any]] = {}
         self._first_of_loop: Callable[[AsyncGenerator[Any, Any]], object] | None = None
         self._closed = False
 
     @coroutine
     def watch(self, awaitable: Awaitable[T]) -> Generator[Any, Any, T]:
-        """Run `awaitable` and note the generators it starts."""
-        # The interpreter asks the hooks of the thread when a generator is first iterated over. They are the
-        # event loop's, or of what watches the task around this, so ours are in their place for as long only as our code runs.
+        """Run `awaitable` and record the generators that it starts."""
+        # The interpreter calls the thread's hooks when a generator is first iterated over. They
+        # belong to the event loop, or to an outer watcher of this task, so ours replace them only
+        # while our code runs.
         steps = awaitable.__await__()
         resume: Callable[[Any], Any] = steps.send
         value: Any = None
@@ -85,40 +88,43 @@ class AsyncGenerators:
 
         while True:
             try:
-                # In here, as an interrupt may come with any call.
+                # Within the `try`, because an interrupt may be raised in any call.
                 set_hooks(self._first_iteration, collected)
                 yielded = resume(value)
             except StopIteration as stop:
                 return cast("T", stop.value)
             finally:
                 set_hooks(*outer)
-                value = None  # an exception would refer to this frame, and so to itself
+                value = None  # or an exception would refer to itself, through this frame
             try:
                 value = yield yielded
                 resume = steps.send
             except GeneratorExit:
                 steps.close()
                 raise
-            except BaseException as exc:  # noqa: BLE001 - whatever is thrown in goes on in there
+            except BaseException as exc:  # noqa: BLE001 - passed on to the awaitable
                 value = exc
                 resume = steps.throw
 
     def are_open(self) -> bool:
-        """Tell whether there are any that are not exhausted, be it that somebody else holds them."""
+        """Return whether any generator is not exhausted, including those held elsewhere."""
         return any(True for _ in self._open())
 
     async def aclose(self, *errors: BaseException | None) -> None:
-        """Close those that nobody can reach any more, the outermost first, as leaving them in turn would do.
+        """Close the generators that nobody can reach any more.
 
-        What a generator raises is logged: by the time that this is called, the run's outcome is settled.
-        Anything but an `Exception` goes on when the others have been closed; in a cancelled scope they
-        still get to run what does not wait.
+        The outermost is closed first, which is the order in which leaving them would close them.
 
-        Cancellation: goes on when the others have been closed.
+        Errors of a generator are logged, because the run's outcome is settled by the time that this
+        is called. An exception that is not an `Exception` is re-raised after the others have been
+        closed. In a cancelled scope, generators still run those parts of their cleanup that do not
+        wait.
+
+        Cancellation: re-raised after the other generators have been closed.
 
         Args:
-            errors: What ended the code. The frames of their tracebacks refer to what was read in them, but nobody
-                goes on reading there.
+            errors: The errors that ended the code. The frames in their tracebacks refer to
+                generators that were read there, but nobody continues reading there.
         """
         first: BaseException | None = None
         rested = False
@@ -127,13 +133,13 @@ class AsyncGenerators:
             step: Awaitable[None]
             if closing:
                 step = _close(closing.pop(0))
-            # One by one: what only this one holds is collected when it is closed, and comes next.
+            # One at a time: closing one collects those that only it refers to, which come next.
             elif kept := self._next_kept():
                 step = _close(kept.pop())
             elif not self.are_open():
                 break
             elif not rested:
-                # An event loop holds the exception that it resumed the task with until the task waits again.
+                # The loop refers to the exception it resumed the task with until the next wait.
                 rested = True
                 step = cancel_shielded_checkpoint()
             elif closing := self._unreachable([e for e in (*errors, first) if e is not None]):
@@ -151,7 +157,7 @@ class AsyncGenerators:
                 del first
 
     def release(self) -> None:
-        """Leave those that are still open to the event loop, or to what watches the task around."""
+        """Hand those that are still open over to the event loop, or to an outer watcher."""
         self._closed = True
         if self._first_of_loop is not None:
             for generator in self._open():
@@ -162,7 +168,7 @@ class AsyncGenerators:
         self._kept.clear()
 
     def _open(self) -> Iterator[AsyncGeneratorType[Any, Any]]:
-        # Of a copy: one may be collected in another thread at any time.
+        # Over a copy, because one may be collected in another thread at any time.
         for get in list(self._started.values()):
             generator = get()
             if generator is not None and generator.ag_frame is not None:
@@ -170,7 +176,7 @@ class AsyncGenerators:
         yield from [g for g in list(self._kept.values()) if g.ag_frame is not None]
 
     def _next_kept(self) -> list[AsyncGeneratorType[Any, Any]]:
-        """Take out the outermost one of those that were collected, if there is any."""
+        """Remove the outermost collected generator and return it; `[]` if there is none."""
         for key in [key for key in list(self._started) if key in self._kept]:
             del self._started[key]
             kept = self._kept.pop(key)
@@ -180,7 +186,7 @@ class AsyncGenerators:
         return []
 
     def _unreachable(self, errors: list[BaseException]) -> list[AsyncGeneratorType[Any, Any]]:
-        """Take out those that can be reached from each other and from the frames of `errors` alone."""
+        """Remove and return those reachable only from each other and the frames of `errors`."""
         generators = unreachable(list(self._open()), errors)
         for generator in generators:
             self._started.pop(id(generator), None)
@@ -192,18 +198,18 @@ class AsyncGenerators:
                 if key not in self._kept and ((g := get()) is None or g.ag_frame is None):
                     del self._started[key]
                     self._marks.pop(key, None)
-        # The identity may be that of one long gone.
+        # The id may be that of a generator that no longer exists.
         self._started.pop(id(generator), None)
         self._started[id(generator)] = weakref.ref(cast("AsyncGeneratorType[Any, Any]", generator))
         if self._mark is not None:
             self._marks[id(generator)] = self._mark()
 
     def pop_mark(self, generator: AsyncGenerator[Any, Any]) -> Any:
-        """Return what `mark` returned when `generator` was first iterated over, once; then `None`."""
+        """Return the result of `mark` for `generator`, only once; then `None`."""
         return self._marks.pop(id(generator), None)
 
     def _keep(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """Keep one that would be collected."""
+        """Keep a generator that would otherwise be collected."""
         self._kept[id(generator)] = cast("AsyncGeneratorType[Any, Any]", generator)
 
 
@@ -216,15 +222,16 @@ async def _close(generator: AsyncGeneratorType[Any, Any]) -> None:
 
 
 def unreachable(candidates: list[Any], errors: list[BaseException]) -> list[Any]:
-    """Return those of `candidates`, in order, that nothing alive refers to, but for the frames that `errors` came through.
+    """Return the candidates, in order, to which nothing alive refers but frames of `errors`.
 
-    The garbage collector's own way, on what can be reached from the candidates: an object with more references
-    than these objects account for is referred to from elsewhere, and so is what it refers to in its turn. Only so many
-    objects are looked at; whatever is beyond counts as alive, so no more than the truth is returned.
+    This is the garbage collector's algorithm, applied to the objects that can be reached from the
+    candidates: an object with more references than these objects account for is referred to from
+    elsewhere, and so are the objects that it refers to. At most `OBJECTS_VISITED` objects are
+    examined. All others count as alive, so a candidate that is alive is never returned.
 
     Args:
         candidates: The objects; the caller must hold no other reference to them.
-        errors: Those whose finished frames count as dead.
+        errors: Exceptions; the finished frames that they came through count as dead.
     """
     objects = candidates
     number = len(objects)
@@ -265,16 +272,19 @@ def unreachable(candidates: list[Any], errors: list[BaseException]) -> list[Any]
 
 
 def _may_lead_on(item: object) -> bool:
-    """Tell whether to look at what an object refers to; what belongs to a module is alive with it."""
+    """Return whether to examine what `item` refers to; objects of a module are alive anyway."""
     return (
         gc.is_tracked(item)
-        and not issubclass(type(item), (type, ModuleType, CodeType))  # asks nothing of the object
+        and not issubclass(type(item), (type, ModuleType, CodeType))  # isinstance() may run code
         and not (type(item) is dict and "__builtins__" in item)
     )
 
 
 def _finished_frames(errors: list[BaseException]) -> list[FrameType]:
-    """Return the frames that the errors, and those that they came of, have gone through and that run no longer."""
+    """Return the frames that the errors came through and that no longer run.
+
+    These include the frames of their causes, contexts and exception groups' members.
+    """
     running = set()
     frame: FrameType | None = sys._getframe()
     while frame is not None:

@@ -1,8 +1,8 @@
-"""Tasks that outlive the call that starts them, on whichever backend is running.
+"""Tasks that outlive the call that starts them, on either backend.
 
-anyio has no such thing on purpose: its tasks belong to a task group, and a task group open in the
-task that uses a stream would forbid using that stream inside an async generator. So this module, and
-no other of the streaming layers, knows the backends by name.
+anyio deliberately has no such tasks: its tasks belong to a task group, and a task group open in the
+task that uses a stream would forbid using that stream inside an async generator. So this module,
+and no other of the streaming layers, knows the backends by name.
 """
 
 from __future__ import annotations
@@ -36,36 +36,37 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-# How long what a task has left open is waited for.
+# How long `close_open_nurseries()` waits for the children of open nurseries.
 ABANDONED_SECONDS = 5.0
 
-# What is meant for the whole program, and so goes on from wherever it is raised.
+# Exceptions meant for the whole program, which are passed on from wherever they are raised.
 EXITS = (KeyboardInterrupt, SystemExit)
 
-# asyncio keeps but weak references to its tasks; these go with their loop, however it ends.
+# asyncio keeps only weak references to its tasks. The strong ones here are dropped with their loop,
+# however it ends.
 _tasks: RunVar[set[asyncio.Future[None]]] = RunVar("langchain_anyio_tasks")
 
 
 def backend() -> str:
-    """Name the running backend, `"asyncio"` or `"trio"`, as anyio sees it.
+    """Return the name of the running backend, `"asyncio"` or `"trio"`, as anyio sees it.
 
     Raises:
         RuntimeError: No event loop runs in this thread.
     """
-    # The one public thing of anyio's that tells the backends apart on all its releases.
+    # The only public API that distinguishes the backends on all releases of anyio.
     return anyio.get_cancelled_exc_class().__module__.partition(".")[0]
 
 
 class Loop:
     """The event loop that was running when this object was made.
 
-    `call_soon()` may be called from any thread, at any time, also when the loop has ended.
+    `call_soon()` may be called from any thread, at any time, even after the loop has ended.
     """
 
     __slots__ = ("_context", "_kept", "token")
 
     def __init__(self) -> None:
-        # Calls run in this context, not in that of whoever makes them, in another backend's thread perhaps.
+        # Calls run in this context, not in the caller's, which may be that of another backend.
         self._context = copy_context()
         self._kept: set[asyncio.Future[None]] | None = None
         self.token: Any
@@ -80,21 +81,22 @@ class Loop:
             self.token = asyncio.get_running_loop()
 
     def call_soon(self, func: Callable[[], object]) -> bool:
-        """Have the loop call `func`; return whether the loop still takes calls.
+        """Make the loop call `func`; return whether the loop still takes calls.
 
-        What `func` raises is logged; on asyncio `KeyboardInterrupt` and `SystemExit` end the loop, as from any callback.
+        Exceptions that `func` raises are logged. On asyncio, `KeyboardInterrupt` and `SystemExit`
+        end the loop, as from any callback.
         """
         try:
             if self._kept is None:
                 self.token.run_sync_soon(self._context.run, _contained_call, func)
             else:
                 self.token.call_soon_threadsafe(self._call_in_task, func, context=self._context)
-        except RuntimeError:  # a closed asyncio loop; trio.RunFinishedError is one too
+        except RuntimeError:  # closed asyncio loop, or trio.RunFinishedError
             return False
         return True
 
     def _call_in_task(self, func: Callable[[], object]) -> None:
-        # anyio knows its backend in a task, but not in every callback.
+        # In a task, because anyio does not know its backend in every callback.
         async def call() -> None:
             func()
 
@@ -102,7 +104,7 @@ class Loop:
         _keep(self._kept, call(), "langchain_anyio call")
 
     def is_current(self) -> bool:
-        """Tell whether the caller runs on this loop, be it in a task or in a callback."""
+        """Return whether the caller runs on this loop, in a task or in a callback."""
         try:
             running = backend()
         except RuntimeError:
@@ -126,7 +128,7 @@ MOVED = (
 
 
 class Waiter(Protocol):
-    """What one task awaits, once, until another one of the same event loop calls `set_result()`."""
+    """Awaited once, by one task, until another task of the event loop calls `set_result()`."""
 
     def __await__(self) -> Generator[Any, Any, object]: ...
 
@@ -136,10 +138,11 @@ class Waiter(Protocol):
 
 
 def waiters() -> Callable[[], Waiter]:
-    """Return what makes waiters for tasks of the running event loop.
+    """Return a factory of waiters for tasks of the running event loop.
 
-    An `anyio.Event` that is made for one wait takes longer to make and to await than the switch between two
-    tasks takes; an asyncio future is what stands behind it. Both are cancelled alike.
+    An `anyio.Event` made for a single wait takes longer to make and to await than a switch between
+    two tasks takes. On asyncio, a waiter is the future that such an event is built on. Both are
+    cancelled alike.
     """
     if backend() == "trio":
         return partial(_trio_waiter(), get_ident())
@@ -149,7 +152,7 @@ def waiters() -> Callable[[], Waiter]:
 
 
 def wake(waiter: Waiter) -> None:
-    """Wake a waiter, unless it is woken or, as an asyncio future with its task, cancelled."""
+    """Wake a waiter, unless it was woken before or, being an asyncio future, was cancelled."""
     if not waiter.done():
         waiter.set_result(None)
 
@@ -162,7 +165,7 @@ def _trio_waiter() -> Callable[[int], Waiter]:
         __slots__ = ("_event",)
 
         def __init__(self, thread: int) -> None:
-            # An asyncio future refuses to be awaited on another event loop by itself.
+            # Checked here, as an asyncio future itself refuses to be awaited on another loop.
             if thread != get_ident():
                 raise RuntimeError(MOVED)
             self._event = trio.Event()
@@ -186,31 +189,35 @@ def start(
     context: Context | None = None,
     over: Callable[[], None] = lambda: None,
 ) -> None:
-    """Start `func` in a task that belongs to the event loop: an asyncio task, a trio system task.
+    """Start `func` in a task that belongs to the event loop: an asyncio task or a trio system task.
 
-    The task is cancelled when the loop ends (on trio when the main task does; on asyncio by
-    `asyncio.run` and its like). What may be cancelled earlier has a cancel scope of its own.
+    The task is cancelled when the loop ends: on trio when the main task ends, on asyncio by
+    `asyncio.run` and similar functions. If it may be cancelled earlier, `func` needs a cancel scope
+    of its own.
 
     Args:
-        func: What to run. It shows its errors to whoever is concerned, also `KeyboardInterrupt` and `SystemExit`, which
-            on asyncio go on to end the loop. Any other error that leaves it is logged.
+        func: The async function to run. It must itself pass its errors to those concerned,
+            including `KeyboardInterrupt` and `SystemExit`, which on asyncio also end the loop. Any
+            other error that it raises is logged.
         name: The task's name, for debuggers.
-        context: The context to run it in, on asyncio a copy of it; by default a copy of the current one.
-        over: Called when the task has ended; an asyncio task may have been cancelled before it began.
+        context: The context to run it in (on asyncio, in a copy); by default a copy of the current
+            one.
+        over: Called when the task has ended, even if an asyncio task was cancelled before it began.
     """
     context = copy_context() if context is None else context
     if backend() == "trio":
         import trio
 
         async def contained() -> None:
-            # A system task that fails takes the whole run down with trio.TrioInternalError.
+            # A system task that fails crashes trio's run with trio.TrioInternalError.
             try:
                 await func()
             except EXITS:
-                pass  # shown to the consumers
-            except BaseException as exc:  # noqa: BLE001 - there is nobody above this
-                # A cancellation has done its work: the task ends here. Only the loop's would be welcome further up, and
-                # one of a scope that a generator has left open, or of an asyncio loop of the model's own, is not.
+                pass  # raised to the consumers
+            except BaseException as exc:  # noqa: BLE001 - nothing above this handles it
+                # A cancellation ends here with the task. Above it, only the loop's own would be
+                # accepted, and not one of a scope that a generator has left open, or of an asyncio
+                # loop that the model runs itself.
                 contain(exc, f"the background task {name!r} failed")
             finally:
                 try:
@@ -221,20 +228,24 @@ def start(
 
         trio.lowlevel.spawn_system_task(contained, name=name, context=context)
     else:
-        # create_task has a parameter for the context from Python 3.11 on only.
+        # create_task() has a parameter for the context only from Python 3.11 on.
         context.run(_keep, _kept(), func(), name, over)
 
 
 def _contained_call(func: Callable[[], object]) -> None:
-    """Call `func` where an error would take trio's run down."""
+    """Call `func` in a place where an exception would crash trio's run."""
     try:
         func()
-    except BaseException as exc:  # noqa: BLE001 - there is nobody above this
+    except BaseException as exc:  # noqa: BLE001 - nothing above this handles it
         contain(exc, f"{func!r} failed")
 
 
 def contain(error: BaseException, message: str) -> None:
-    """Log an error where nobody is left to raise it to; an exit in it interrupts the main task, where that can be done."""
+    """Log an error that can be raised to nobody.
+
+    A `KeyboardInterrupt` or `SystemExit` in it interrupts the main task, if called in the main
+    thread.
+    """
     exits: BaseException | None = error if isinstance(error, EXITS) else None
     if isinstance(error, BaseExceptionGroup):
         exits = error.split(EXITS)[0]
@@ -246,13 +257,14 @@ def contain(error: BaseException, message: str) -> None:
 
 
 async def close_open_nurseries(before: int = 0) -> None:
-    """Cancel the nurseries that what ran in the current trio task has left open, and wait for their children.
+    """Cancel the nurseries left open in the current trio task, and wait for their children.
 
-    A task with an open nursery can only end in an error, which in a system task takes the whole run down. Code leaves one
-    open where it suspends a generator in the middle of it for good.
+    A task with an open nursery can only end in an error, and a system task that does so crashes
+    trio's run. Code leaves a nursery open if it suspends a generator within the nursery for good.
+    The wait is shielded and lasts at most `ABANDONED_SECONDS`.
 
     Args:
-        before: How many were open before.
+        before: Number of nurseries that were open before, and stay open.
     """
     import trio
 
@@ -261,15 +273,18 @@ async def close_open_nurseries(before: int = 0) -> None:
     for nursery in abandoned:
         nursery.cancel_scope.cancel()
     with trio.move_on_after(ABANDONED_SECONDS, shield=True):
-        # Nothing tells when the children of somebody else's nursery have ended.
+        # Polled: there is no way to wait for the children of somebody else's nursery.
         while any(nursery.child_tasks for nursery in abandoned):  # noqa: ASYNC110
             await trio.sleep(0.01)
-    # trio has no public way to give a nursery up.
+    # trio has no public way to abandon a nursery.
     del task._child_nurseries[before:]
 
 
 def is_loop_ending() -> bool:
-    """Tell, within a task of the loop's, whether the loop ends it; on asyncio that cannot be told."""
+    """Return whether the loop is ending and cancels its tasks, of which the current one is one.
+
+    Always `False` on asyncio, where this cannot be determined.
+    """
     if backend() != "trio":
         return False
     import trio
@@ -279,7 +294,7 @@ def is_loop_ending() -> bool:
 
 
 def start_surely(func: Callable[[], Awaitable[None]], *, name: str) -> None:
-    """Start `func` as `start()` does, again if its asyncio task is cancelled before it begins."""
+    """Start `func` like `start()`, and again if its asyncio task is cancelled before it begins."""
     begun = False
 
     async def run() -> None:
@@ -300,7 +315,7 @@ def start_surely(func: Callable[[], Awaitable[None]], *, name: str) -> None:
 
 
 def _kept() -> set[asyncio.Future[None]]:
-    """Return the tasks that the running loop keeps; asked of in a task, since anyio knows no callbacks."""
+    """Return the tasks kept for the running loop; call this in a task, not in a callback."""
     tasks = _tasks.get(None)
     if tasks is None:
         tasks = set()
@@ -321,7 +336,8 @@ def _keep(
         task.set_name(name)
     tasks.add(task)
 
-    # Not a partial: asyncio shows the arguments of one with the task, and among these would be all tasks, each with theirs.
+    # Not a partial: asyncio's repr of a task includes the arguments of a partial. Here these would
+    # include all other tasks, each with its own.
     def ended(task: asyncio.Future[None]) -> None:
         tasks.discard(task)
         over()
@@ -330,7 +346,10 @@ def _keep(
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Tell whether `error` is a backend's cancellation exception, or a group of such; needs no running loop."""
+    """Return whether `error` is a backend's cancellation exception, or a group of only these.
+
+    No event loop needs to be running.
+    """
     if isinstance(error, Exception):
         return False
     if isinstance(error, BaseExceptionGroup):
@@ -343,7 +362,7 @@ def is_cancellation(error: BaseException) -> bool:
 
 
 def task_id() -> int:
-    """Identify the current task among those that live now."""
+    """Return an id of the current task, unique among the tasks that are alive."""
     if backend() == "trio":
         import trio
 
@@ -380,7 +399,7 @@ def contexts_around() -> Iterator[Context]:
 
 
 def current_task() -> object | None:
-    """Return the current asyncio task; `None` on trio, where a task that ends leaves no trace."""
+    """Return the current asyncio task; `None` on trio, where a task's end cannot be observed."""
     asyncio = sys.modules.get("asyncio")
     try:
         return None if asyncio is None else asyncio.current_task()
@@ -389,9 +408,10 @@ def current_task() -> object | None:
 
 
 def from_finalizer() -> Callable[[Callable[[], object]], object]:
-    """Return what makes the running event loop call a function soon, to be called from anywhere, finalizers included.
+    """Return a function that makes the running event loop call another function soon.
 
-    The function runs outside of any task. It is not called if the loop has ended.
+    It may be called from anywhere, including finalizers. The other function runs outside of any
+    task, and is not called if the loop has ended.
     """
     call_soon: Callable[[Callable[[], object]], object]
     if backend() == "trio":
@@ -404,16 +424,17 @@ def from_finalizer() -> Callable[[Callable[[], object]], object]:
         call_soon = asyncio.get_running_loop().call_soon_threadsafe
 
     def call(func: Callable[[], object]) -> None:
-        with suppress(RuntimeError):  # a closed asyncio loop; trio.RunFinishedError is one too
+        with suppress(RuntimeError):  # closed asyncio loop, or trio.RunFinishedError
             call_soon(func)
 
     return call
 
 
 def without_cancellations(error: BaseException) -> BaseException | None:
-    """Return `error`, or `None` where it is a cancellation.
+    """Return `error` without cancellations, or `None` if it is nothing else.
 
-    Of a group that has cancellations in it, what else is in it is returned, bare if it is one error.
+    Of a group that contains cancellations, the other exceptions are returned, without the group if
+    there is only one.
     """
     if is_cancellation(error):
         return None
@@ -426,7 +447,7 @@ def without_cancellations(error: BaseException) -> BaseException | None:
 
 
 class Waitable(Protocol):
-    """An event, of whatever kind."""
+    """An event of any kind."""
 
     def is_set(self) -> bool: ...
 
@@ -434,11 +455,11 @@ class Waitable(Protocol):
 
 
 async def wait_uncancellable(event: Waitable, deadline: float = math.inf) -> None:
-    """Wait for `event` come what may, then let a cancellation that arrived meanwhile go on.
+    """Wait for `event` despite cancellation, then let a cancellation that came meanwhile continue.
 
-    A shielded scope keeps out what other scopes do. A native `Task.cancel()` comes through it, each
-    time it is called, and is held back here until the event is set or the deadline has come. Without a
-    deadline the caller sees to it that the event is set in bounded time.
+    A shielded scope keeps out cancellation by other scopes. A native `Task.cancel()` comes through
+    it each time it is called, and is held back here until the event is set or the deadline has
+    passed. Without a deadline, the caller must make sure that the event is set in bounded time.
     """
     cancelled: BaseException | None = None
     with anyio.CancelScope(shield=True, deadline=deadline) as scope:
@@ -457,11 +478,11 @@ async def wait_uncancellable(event: Waitable, deadline: float = math.inf) -> Non
 
 
 def start_in(tasks: TaskGroup, coroutine: Coroutine[Any, Any, Any], *, name: str) -> None:
-    """Start `coroutine` in a task group; whoever made it closes it when the group is over.
+    """Start `coroutine` in a task group; its creator must close it after the group has ended.
 
-    For asyncio drops the coroutine of a task that is natively cancelled before it begins, and Python
-    then warns that it was never awaited. And trio raises `KeyboardInterrupt` wherever it may; in a task below
-    a system task, that would take the whole run down.
+    If a task is natively cancelled before it begins, asyncio drops its coroutine, and Python warns
+    that it was never awaited. On trio, the coroutine is protected from `KeyboardInterrupt`, which
+    trio may raise anywhere: in a task below a system task, it would crash the whole run.
     """
     if backend() == "trio":
         tasks.start_soon(_trio_uninterrupted(), coroutine, name=name)
@@ -470,9 +491,9 @@ def start_in(tasks: TaskGroup, coroutine: Coroutine[Any, Any, Any], *, name: str
 
 
 async def uninterrupted(func: Callable[[], Awaitable[T]]) -> T:
-    """Await what `func` returns; on trio no `KeyboardInterrupt` is raised in it, but where the main task waits.
+    """Await `func()`, on trio protected from `KeyboardInterrupt` except where the main task waits.
 
-    On asyncio, from Python 3.11 on, a cancellation of the main task stands in its place.
+    On asyncio, from Python 3.11 on, a cancellation of the main task replaces `KeyboardInterrupt`.
     """
     if backend() == "trio":
         uninterrupted = _trio_uninterrupted()
@@ -503,9 +524,9 @@ class _Warning:
 
 
 def warn_of_leak(message: str, source: object) -> None:
-    """Give a `ResourceWarning` in a background task.
+    """Emit a `ResourceWarning` in a background task.
 
-    Where warnings are errors, it is reported as that of a destructor is, by `sys.unraisablehook`: raised here
-    it would end the task, and on trio the whole run.
+    Where warnings are errors, it is reported by `sys.unraisablehook`, like that of a destructor.
+    Raised here, it would end the task, and on trio crash the whole run.
     """
     _Warning(message, source)
