@@ -1,1 +1,1 @@
-"""Providers' models on any event loop: `http_clients` chooses the client, `views` keep the user's model as it is."""
+"""Provider models on any event loop: their HTTP clients (`http_clients`), in views (`views`)."""

@@ -1,12 +1,15 @@
 """Provider models whose HTTP client belongs to the running event loop.
 
-langchain-openai and langchain-anthropic keep one HTTP client per process and base address. Its pooled connections
-belong to the event loop that opened them, so the next loop, of either backend, breaks on them. Besides, `ChatOpenAI`
-bounds the wait for each chunk with `asyncio.wait_for`. Here a model is given, in a view of it, a client of this event
-loop and a bound that holds on every backend. All that the model sets on itself in a call it sets on the user's object.
+langchain-openai and langchain-anthropic keep one HTTP client per process and base address. Its
+pooled connections belong to the event loop that opened them, so they break on the next loop, of
+either backend. Besides, `ChatOpenAI` limits the wait for each chunk with `asyncio.wait_for`. This
+module makes a view of the model, with a client of the running event loop and a time limit that
+works on every backend. Attributes that the model sets on itself in a call are set on the user's
+object.
 
-What the providers' packages keep private is touched in this module alone; where it is not as known, the model runs as
-it is. No provider is imported: a model of one exists only where its package is imported already.
+Private names of the providers' packages are used in this module alone. Where they are not as
+expected, the model runs unchanged. No provider is imported: a model of one exists only if its
+package has been imported already.
 """
 
 from __future__ import annotations
@@ -37,25 +40,28 @@ CLOSING_SECONDS: Final = 5.0
 
 
 def for_current_loop(model: BaseChatModel) -> BaseChatModel:
-    """The model to run on the current event loop: the same object, or a view of it with a client of this loop.
+    """Return the model to run on the current event loop: the same object, or a view of it.
 
-    A model of OpenAI's or Anthropic's that uses its default HTTP client is run in a view, which shares all its state but
-    for the clients (`_views.view_of`). The view's SDK client has an HTTP client with the same address, timeout, proxy and socket options, which all such models on this event loop share and
-    which is closed at the loop's end. A client that the user supplied is used as it is.
-    `ChatOpenAI.stream_chunk_timeout` holds on every backend, also with a client that the user supplied, closes the
-    connection and raises `langchain_openai.StreamChunkTimeoutError`.
+    A model of OpenAI or Anthropic that uses its default HTTP client runs in a view, which shares
+    all of its state except the clients (see `views.view_of`). The view's SDK client has an HTTP
+    client with the same address, timeout, proxy and socket options. All such models on this event
+    loop share that HTTP client, which is closed when the loop ends. A client that the user supplied
+    is used as it is. `ChatOpenAI.stream_chunk_timeout` holds on every backend, even with a client
+    that the user supplied; it closes the connection and raises
+    `langchain_openai.StreamChunkTimeoutError`.
 
-    Call it in a task of the event loop, once for each run, so that the clients have the model's settings of that time.
-    It is not a checkpoint. Opening a client, the first time that its settings are met, takes some 20 milliseconds, nearly
-    all of them for TLS certificates. Clients stay until the loop ends, as the originals stay until the process ends:
-    one for each combination of settings.
+    Call this in a task of the event loop, once for each run, so that the clients have the model's
+    settings of that time. It is not a checkpoint. Opening a client, when its settings are first
+    used, takes about 20 milliseconds, nearly all of them for TLS certificates. Clients, one for
+    each combination of settings, stay open until the loop ends, as the originals stay open until
+    the process ends.
 
     Args:
         model: Any chat model. Its clients are never changed.
     """
     if is_view(model):
         return model
-    model = viewed(model)  # a view of another loop, which the model has kept perhaps
+    model = viewed(model)  # it may be a view made on another loop
     openai_models = sys.modules.get("langchain_openai.chat_models.base")
     if openai_models is not None and isinstance(model, openai_models.BaseChatOpenAI):
         return _openai_for_current_loop(model)
@@ -66,7 +72,10 @@ def for_current_loop(model: BaseChatModel) -> BaseChatModel:
 
 
 def embeddings_for_current_loop(embeddings: Any) -> Any:
-    """The embeddings to ask on the current event loop: as `for_current_loop`, for `OpenAIEmbeddings`."""
+    """Return the embeddings to use on the current event loop, like `for_current_loop`.
+
+    Only `OpenAIEmbeddings` get a view.
+    """
     openai_embeddings = sys.modules.get("langchain_openai.embeddings.base")
     if openai_embeddings is None or not isinstance(embeddings, openai_embeddings.OpenAIEmbeddings):
         return embeddings
@@ -76,10 +85,10 @@ def embeddings_for_current_loop(embeddings: Any) -> Any:
     openai = sys.modules["openai"]
     sdk = _http_client(
         embeddings.async_client
-    )  # a part of its API shows its client as that shows its own
+    )  # an API resource and an SDK client keep their client under one name
     used = _http_client(sdk)
     proxy = embeddings.openai_proxy or None
-    # Without the user's own, it is one that the SDK has opened, or langchain-openai for the proxy.
+    # Unless it is the user's own, the SDK opened it, or for a proxy langchain-openai did.
     own_of_proxy = proxy and used is embeddings.http_async_client
     options = _key_on_trio(sdk, embeddings)
     if not own_of_proxy and not _is_default(used, openai, embeddings, object):
@@ -115,7 +124,7 @@ def _openai_for_current_loop(model: Any) -> BaseChatModel:
         shown["root_async_client"] = partial(_instead, sdk, ours)
         if completions is not None and _http_client(completions) is sdk:
             shown["async_client"] = partial(_instead, completions, ours.chat.completions)
-    # Older releases of langchain-openai have neither this nor the socket options.
+    # Older releases of langchain-openai have neither this setting nor the socket options.
     seconds = getattr(model, "stream_chunk_timeout", None)
     if seconds and seconds > 0:
         limit = _ChunkTimeout(model, sys.modules["langchain_openai"].StreamChunkTimeoutError)
@@ -132,7 +141,11 @@ def _openai_for_current_loop(model: Any) -> BaseChatModel:
 
 
 def _key_on_trio(sdk: Any, model: Any) -> dict[str, Any]:
-    """The options of an SDK client whose key comes from a plain function, which langchain-openai calls through asyncio."""
+    """Return options for an SDK client whose API key comes from a sync function, if on trio.
+
+    langchain-openai calls such a function through asyncio; here anyio calls it in a thread.
+    `{}` if no options are needed.
+    """
     provider = getattr(sdk, "_api_key_provider", None)
     key = model.openai_api_key
     if (
@@ -154,9 +167,10 @@ async def _run_in_thread(_executor: None, func: Callable[..., Any], *args: Any) 
 
 @cache
 def _openai_on_trio() -> type | None:
-    """`BaseChatOpenAI` whose `_agenerate` makes its result in a thread of anyio's and not in an executor of asyncio's.
+    """Return a `BaseChatOpenAI` whose `_agenerate` makes its result in a thread of anyio's.
 
-    The method is langchain-openai's own, with another `run_in_executor` among its global names.
+    The method is langchain-openai's own, with another `run_in_executor` among its globals in place
+    of the one that uses an asyncio executor. `None` if this release has no such method.
     """
     base = sys.modules["langchain_openai.chat_models.base"].BaseChatOpenAI
     method = base._agenerate
@@ -171,7 +185,7 @@ def _openai_on_trio() -> type | None:
 
 
 def _instead(theirs: Any, ours: Any, stored: Any) -> Any:
-    """Show our client instead of one that it stands for; what the model has set since is shown as it is."""
+    """Return `ours` in place of `theirs`; return anything that was stored since unchanged."""
     return ours if stored is theirs else stored
 
 
@@ -181,7 +195,7 @@ def _bounded(show: Callable[[Any], Any] | None, limit: _ChunkTimeout, stored: An
 
 
 class _Elsewhere(float):
-    """A limit that langchain-openai takes for none, since it is kept here."""
+    """A limit that langchain-openai treats as unset, because this module enforces it."""
 
     __slots__ = ()
 
@@ -194,11 +208,12 @@ def _elsewhere(seconds: Any) -> Any:
 
 
 def _openai_http_client(model: Any) -> Any:
-    """The HTTP client of this loop for a model of OpenAI's; none if the user supplied one."""
+    """Return this loop's HTTP client for a model of OpenAI; `None` if the user supplied one."""
     langchain_openai, openai = sys.modules["langchain_openai"], sys.modules["openai"]
     sdk = model.root_async_client
     used = _http_client(sdk)
-    # The client for `openai_proxy` stands where the user's own would; langchain-openai refuses to be given both.
+    # langchain-openai keeps its client for `openai_proxy` where the user's own would be, and
+    # refuses to be given both.
     proxied = used is not None and bool(model.openai_proxy) and used is model.http_async_client
     if not proxied and not _is_default(used, openai, model, langchain_openai.ChatOpenAI):
         return None
@@ -211,15 +226,16 @@ def _openai_http_client(model: Any) -> Any:
     def open_client() -> Any:
         if type(used).__module__.startswith("openai."):
             return openai.DefaultAsyncHttpxClient(base_url=used.base_url, timeout=used.timeout)
-        # What socket options and a proxy come to is langchain-openai's business, so another model is asked for its
-        # client. That is not a shared one: clients whose timeout is a `Timeout`, which has no hash, are not cached.
+        # How socket options and a proxy are applied is up to langchain-openai, so another model is
+        # created to take its client. That client is not a shared one: langchain-openai does not
+        # cache clients whose timeout is a `Timeout`, because that has no hash.
         options = {} if socket_options is None else {"http_socket_options": socket_options}
         donor = langchain_openai.ChatOpenAI(
             api_key="unused",
             base_url=str(used.base_url),
             timeout=used.timeout,
             openai_proxy=model.openai_proxy,
-            # With one given, no client for synchronous calls is opened.
+            # With one given, no sync client is opened.
             client=model.client or object(),
             **options,
         )
@@ -234,11 +250,11 @@ def _anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
     sdk = stored
     if stored is ABSENT:
         try:
-            # A cached property, made in a copy where the user's model has none yet. A user who wants another client puts
-            # it there, as there is no parameter for it.
+            # A cached property, computed on a copy if the user's model has none yet. A user who
+            # wants another client sets this attribute, as there is no parameter for it.
             sdk = cast("Any", model.model_copy())._async_client
         except Exception:  # noqa: BLE001
-            # The run raises it again, and reports it, where the model uses its client.
+            # Raised again, and reported by the run, when the model uses its client.
             return model
     used = _http_client(sdk)
     if not _is_default(used, anthropic, model, langchain_anthropic.ChatAnthropic):
@@ -256,22 +272,23 @@ def _anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
     ours = sdk.with_options(http_client=http)
 
     def show(now: Any) -> Any:
-        # Where the model had none, others may have made it one since, with the same HTTP client.
+        # If the model had no client, it may have got one since, with the same HTTP client.
         return ours if now is ABSENT or now is stored or _http_client(now) is used else now
 
     return view_of(model, {"_async_client": show}, clients.are_current)
 
 
 def _http_client(sdk: Any) -> Any:
-    """The HTTP client of an SDK client, which shows it under no public name."""
+    """Return the HTTP client of an SDK client, which has no public name for it."""
     return getattr(sdk, "_client", None)
 
 
 def _is_default(http: Any, sdk: ModuleType, model: BaseChatModel, plain: type) -> bool:
-    """Whether an HTTP client is one that the provider's packages opened themselves.
+    """Return whether an HTTP client is one that the provider's packages opened themselves.
 
-    Theirs are of private subclasses of the class that their SDK offers to users. The plain models open theirs themselves,
-    others derived from them may leave that to the SDK; with a plain model, such a client came with the user's SDK client.
+    Theirs are of private subclasses of the class that their SDK offers to users. The plain models
+    open their clients themselves; models derived from them may leave that to the SDK. With a plain
+    model, a client opened by the SDK therefore came with the user's own SDK client.
     """
     public, own = sdk.DefaultAsyncHttpxClient, type(http)
     if not isinstance(http, public) or own is public:
@@ -288,15 +305,16 @@ def _settings(http: Any) -> tuple[Any, ...]:
 
 @final
 class _LoopClients:
-    """The HTTP clients of one event loop, closed at its end."""
+    """The HTTP clients of one event loop, closed when it ends."""
 
     __slots__ = ("_closing", "_keeper", "_open")
 
     def __init__(self) -> None:
         self._open: dict[Hashable, Any] = {}
         self._closing = AsyncExitStack()
-        # Every event loop closes, at its end, the asynchronous generators that were begun on it and are still there. It
-        # begins this one itself, because who calls here may have theirs watched, as a stream does to close its model's.
+        # When an event loop ends, it closes the async generators that were first iterated over on
+        # it and still exist. The loop starts this one itself, because the caller may run under a
+        # watcher of generators, such as a stream that closes those of its model.
         self._keeper: AsyncGenerator[None, None] | None = self._close_at_the_end()
         Loop().call_soon(self._begin)
 
@@ -311,8 +329,9 @@ class _LoopClients:
         try:
             yield
         finally:
-            # What a RunVar holds must not refer to its loop, or neither ever goes: clients do, through their connections,
-            # and generators, through the loop's hook for their finalization.
+            # The value of a RunVar must not refer to its loop, or neither is ever collected.
+            # Clients do, through their connections, and so do generators, through the loop's
+            # finalizer hook.
             self._open.clear()
             self._keeper = None
             # trio runs this in a cancelled scope.
@@ -327,7 +346,7 @@ class _LoopClients:
         return self._open[key]
 
     def are_current(self) -> bool:
-        """Return whether the caller runs on their event loop."""
+        """Return whether the caller runs on the event loop of these clients."""
         try:
             return _clients.get(None) is self
         except RuntimeError:  # no event loop runs here
@@ -348,7 +367,7 @@ def _loop_clients() -> _LoopClients:
 
 @final
 class _ChunkTimeout:
-    """How long a model waits for the next chunk, and what it raises then."""
+    """The longest wait for the next chunk of a model, and the error raised after it."""
 
     __slots__ = ("_model", "error")
 
@@ -358,12 +377,12 @@ class _ChunkTimeout:
 
     @property
     def seconds(self) -> float | None:
-        """The model's setting now, which it may change in its call."""
+        """The model's current setting, which it may change in its call; `None` for no limit."""
         seconds: float | None = self._model.stream_chunk_timeout
         return seconds if seconds is not None and seconds > 0 else None
 
     def bound(self, response: Any) -> Any:
-        """The same response, bounded if it is a stream."""
+        """Return the response, with a limit on each wait if it is a stream."""
         if hasattr(response, "__anext__") or hasattr(response, "__aiter__"):
             return _Stream(response, self)
         if hasattr(response, "parse"):
@@ -372,7 +391,7 @@ class _ChunkTimeout:
 
     def expired(self, seconds: float, chunks_received: int) -> Exception:
         model_name = self._model.model_name
-        # As langchain-openai logs it, for those who watch for it.
+        # The same record as of langchain-openai, for users who monitor its log.
         logging.getLogger(getattr(self.error, "__module__", __name__)).warning(
             "langchain_openai.stream_chunk_timeout fired",
             extra={
@@ -386,7 +405,7 @@ class _ChunkTimeout:
 
 
 class _Forwarding:
-    """Everything that is not defined here is the target's."""
+    """Forwards every attribute that is not defined here to the target."""
 
     __slots__ = ("_limit", "_target")
 
@@ -400,7 +419,7 @@ class _Forwarding:
 
 @final
 class _Resource(_Forwarding):
-    """An SDK client, or a part of its API, whose streams are bounded."""
+    """An SDK client, or a resource of its API, whose streams have a limit on each wait."""
 
     __slots__ = ()
 
@@ -421,7 +440,7 @@ class _Resource(_Forwarding):
 
 @final
 class _RawResponse(_Forwarding):
-    """A response with its headers, whose content is a stream that is bounded."""
+    """A response with its headers, whose content is a stream with a limit on each wait."""
 
     __slots__ = ()
 
@@ -431,7 +450,7 @@ class _RawResponse(_Forwarding):
 
 @final
 class _StreamManager(_Forwarding):
-    """A request that is sent as its block is entered."""
+    """A context manager that sends its request on entering and gives a stream."""
 
     __slots__ = ()
 
@@ -444,13 +463,14 @@ class _StreamManager(_Forwarding):
 
 @final
 class _Stream(_Forwarding):
-    """An SDK stream with a bound on the wait for each chunk."""
+    """An SDK stream with a limit on the wait for each chunk."""
 
     __slots__ = ("_chunks", "_chunks_received", "_seconds")
 
     def __init__(self, target: Any, limit: _ChunkTimeout) -> None:
         super().__init__(target, limit)
-        # The SDKs' streams are iterators themselves; `__aiter__` only puts a generator before them that nobody closes.
+        # The SDKs' streams are iterators themselves; `__aiter__` would only wrap them in a
+        # generator that nobody closes.
         self._chunks = target if hasattr(target, "__anext__") else target.__aiter__()
         self._chunks_received = 0
         self._seconds = limit.seconds
@@ -466,7 +486,7 @@ class _Stream(_Forwarding):
         return self
 
     async def __anext__(self) -> Any:
-        # The wait that is cut short closes the response, as a cancelled one does.
+        # A wait that times out closes the response, as a cancelled one does.
         with anyio.move_on_after(self._seconds):
             chunk = await self._chunks.__anext__()
             self._chunks_received += 1

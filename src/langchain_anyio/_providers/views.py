@@ -1,4 +1,4 @@
-"""Views of a pydantic model: another object with the same state, in which some attributes differ."""
+"""Views of a pydantic model: objects that share its state, except for some attributes."""
 
 from __future__ import annotations
 
@@ -29,49 +29,54 @@ def view_of(
 ) -> M:
     """Return a view of a model that shows other values for some of its attributes.
 
-    All else is the model's own: what the view's methods set, change or delete is set, changed or
-    deleted on the model, whether it is a field, a private attribute, an extra or an item of
-    `__dict__` or `__slots__`, and any number of views and the model see it at once. A view is an
-    instance of the model's class, is equal to the model, has its hash where it has one, and is pickled
-    as the model. A copy of it is a view of a copy of the model.
+    Everything else is the model's own: what the view's methods set, change or delete is set,
+    changed or deleted on the model, whether it is a field, a private attribute, an extra or an item
+    of `__dict__` or `__slots__`, and the model and all its views see it at once. A view is an
+    instance of the model's class, equals the model, has the model's hash if that has one, and is
+    pickled as the model. A copy of a view is a view of a copy of the model.
 
-    Beyond pydantic's contract a view is of a subclass, `type(view)`, that equals the model's class and
-    hands on what is set on it; `view is model` is false, and a weak reference to the view ends with it.
+    Outside pydantic's contract there are differences: `type(view)` is a subclass, which equals the
+    model's class and passes on attributes that are set on it; `view is model` is false; and a weak
+    reference to the view ends with the view.
 
     Args:
         model: The model.
-        shown: By the name of an attribute, what makes the value to show of the one that is stored,
-            which is `ABSENT` where none is.
-        applies: Whether the view differs from the model where it is called.
-        below: A class with further methods, whose place is behind the classes that derive from its base.
+        shown: For each attribute name, a function that takes the stored value, or `ABSENT` if there
+            is none, and returns the value to show.
+        applies: Returns whether the view differs from the model where it is called.
+        below: A class with further methods, whose place in the method resolution order is after the
+            classes that derive from its base.
     """
     view: Any = object.__new__(_view_class(type(model), frozenset(shown), below))
-    # Where all of Python looks for attributes; the same dictionary may serve any number of objects.
+    # Python itself looks attributes up here; several objects may share one dictionary.
     _own_dict.__set__(view, model.__dict__)
     object.__setattr__(view, "_view_state", (model, shown, applies, below))
     return cast("M", view)
 
 
 def viewed(model: M) -> M:
-    """Return the model that is seen in a view, or the model itself if it is no view."""
+    """Return the model behind a view, or the model itself if it is not a view."""
     return cast("M", _state(model)[0]) if isinstance(model, _View) else model
 
 
 def is_view(model: object) -> bool:
-    """Return whether a model is a view that applies where this is called."""
+    """Return whether `model` is a view that applies where this is called."""
     return isinstance(model, _View) and _state(model)[2]()
 
 
 def mixin_of(base: type, methods: Mapping[str, Any]) -> type:
-    """Return a class for `view_of(below=...)`: its methods stand in for those of `base`, and `super()` reaches them."""
+    """Return a class for `view_of(below=...)` whose methods replace those of `base`.
+
+    `super()` in the classes that derive from `base` reaches them.
+    """
     namespace = {"__slots__": (), "__module__": base.__module__, **methods}
-    # Neither pydantic's schema nor those who take note of subclasses have to do with it.
+    # Made without a pydantic schema, and hidden from hooks that record subclasses.
     bases = (_Unnoted, base)
     return cast("type", ABCMeta.__new__(cast("Any", type(base)), base.__name__, bases, namespace))
 
 
 class _Unnoted:
-    """Keeps a class from those who take note of the subclasses of a model's class."""
+    """Hides a class from hooks that record the subclasses of a model's class."""
 
     __slots__ = ()
 
@@ -80,12 +85,12 @@ class _Unnoted:
 
 
 class _View:
-    """What views have in common; a view's own class derives from this and from its model's class."""
+    """Base class of views; the class of a view derives from this and from its model's class."""
 
     __slots__ = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """As that of `_Unnoted`, and before that of the model's class in any case."""
+        """Do nothing, as that of `_Unnoted`; always found before that of the model's class."""
 
     def __copy__(self) -> Any:
         model, shown, applies, below = _state(self)
@@ -105,7 +110,7 @@ class _View:
 
 
 class _Shown:
-    """An attribute of a view that differs from the model's."""
+    """Descriptor of an attribute of a view that differs from the model's."""
 
     __slots__ = ("_base", "_name")
 
@@ -131,7 +136,7 @@ class _Shown:
 
 
 class _Slot:
-    """A slot of the model's class, in a view."""
+    """Descriptor of a slot of the model's class, in a view."""
 
     __slots__ = ("_slot",)
 
@@ -162,7 +167,7 @@ def _set_dict(view: Any, value: dict[str, Any]) -> None:
     _own_dict.__set__(view, value)
 
 
-# Bounded, so that classes made in passing are let go of.
+# Bounded, so that temporary classes can be collected.
 @lru_cache(maxsize=256)
 def _view_class(base: type, names: frozenset[str], below: type | None) -> type:
     def new(_cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -184,7 +189,7 @@ def _view_class(base: type, names: frozenset[str], below: type | None) -> type:
     if base.__hash__ is not None:
         namespace["__hash__"] = lambda self: hash(_state(self)[0])
     if hasattr(base, "__del__"):
-        namespace["__del__"] = lambda _self: None  # the end of a view is not the model's
+        namespace["__del__"] = lambda _self: None  # the model does not end with a view
     for cls in base.__mro__:
         for name, value in vars(cls).items():
             if isinstance(value, MemberDescriptorType):
@@ -199,7 +204,7 @@ def _view_class(base: type, names: frozenset[str], below: type | None) -> type:
     # Not by pydantic's metaclass, which would build a schema.
     view: Any = ABCMeta.__new__(cast("Any", type(base)), base.__name__, bases, namespace)
 
-    # As keys of a dictionary, and to those who set class attributes, both classes are one.
+    # As dictionary keys, and for code that sets class attributes, both classes are the same.
     metaclass: Any = type(
         type(base).__name__,
         (type(base),),
@@ -215,7 +220,7 @@ def _view_class(base: type, names: frozenset[str], below: type | None) -> type:
 
 
 def _getattribute_of(base: type) -> Callable[[Any, str], Any]:
-    """Return the `__getattribute__` for models that are given another `__dict__` with each assignment."""
+    """Return a `__getattribute__` for models whose `__dict__` is replaced at each assignment."""
     inherited: Any = base.__getattribute__
 
     def __getattribute__(view: Any, name: str) -> Any:  # noqa: N807
