@@ -1,4 +1,4 @@
-"""`GraphStream`: the run of a graph as projections."""
+"""`GraphStream`: the run of a graph, read by projections."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ if TYPE_CHECKING:
 class GraphStream:
     """The stream of a graph's run, which `open_stream(graph, input)` returns.
 
-    Its projections are those of langgraph's run stream, as `AsyncProjection`s: any number of consumers may iterate over
-    one, each from the first item, in any tasks of one event loop, and `await` it for the list of all. Further ones, of
-    stream transformers, are attributes too, and in `extensions`.
+    Its projections are those of langgraph's run stream, as `AsyncProjection`s: any number of
+    consumers, in any tasks of one event loop, may iterate over one, each from the first item, or
+    `await` it for the list of all items. Further projections, of stream transformers, are also
+    attributes, and are in `extensions`.
 
-    The graph goes on while somebody waits for more of it: for the next item of a projection, for the output, for a
-    delta of a message. Then it takes one step. What a node does by itself in that step, a provider's answer say, is not
-    held back. All items are kept.
+    The graph takes one step whenever a consumer waits for more: for the next item of a projection,
+    for the output, or for a delta of a message. What a node does by itself in that step, such as
+    reading a provider's answer, is not held back. All items are kept.
 
-    Used with `async with`, leaving the block, in whichever way, stops nodes, subgraphs and connections (but that of a
-    cancelled `ChatOpenAI.ainvoke` on asyncio with Python 3.10, which stays open) and waits for their end. So do `await stream` alone and `aclose()`. A consumer's cancellation is its own affair; the run goes on.
+    With `async with`, however you leave the block, nodes, subgraphs and connections are stopped,
+    and have ended before the block is left. The one exception is the connection of a cancelled
+    `ChatOpenAI.ainvoke` on asyncio with Python 3.10, which stays open. `await stream` alone and
+    `aclose()` do the same. Cancelling a consumer affects only that consumer; the run continues.
 
-    Ports `langgraph.stream.run_stream.AsyncGraphRunStream`, where the consumer that waits runs the graph, each
-    projection has one consumer, and a cancelled scope around the block can leave nodes running.
+    Ports `langgraph.stream.run_stream.AsyncGraphRunStream`, in which the waiting consumer runs the
+    graph, each projection has one consumer, and a cancelled scope around the block can leave nodes
+    running.
 
     Attributes:
         values: The state after each step.
-        messages: A stream of each message that a chat model gives, or a node, whose `.text`, `.tool_calls` and
-            `.output` have the graph go on too.
-        lifecycle: What begins and ends.
-        subgraphs: A run stream of each subgraph, as langgraph makes it.
+        messages: A stream for each message from a chat model or a node. Waiting for its `.text`,
+            `.tool_calls` or `.output` makes the graph continue too.
+        lifecycle: Events for the start and end of subgraphs.
+        subgraphs: A run stream for each subgraph, as langgraph makes it.
     """
 
     __slots__ = ("_entered", "_owner", "_run")
@@ -63,7 +67,7 @@ class GraphStream:
 
     @property
     def extensions(self) -> Mapping[str, Any]:
-        """All projections by name; on an event loop only."""
+        """All projections by name; available only on an event loop."""
         return MappingProxyType(
             {
                 name: AsyncProjection._view(value, self._owner)
@@ -89,7 +93,7 @@ class GraphStream:
         return Cursor(self._run.events, self._owner)
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        """Run the graph to its end and return the final state, as `output()`; then close the stream."""
+        """Run the graph to its end, return the final state, and close the stream unless entered."""
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
@@ -108,11 +112,11 @@ class GraphStream:
         return await (await self._at_the_end()).output()
 
     async def interrupted(self) -> bool:
-        """Run the graph to its end and return whether it waits for somebody to resume it."""
+        """Run the graph to its end and return whether it waits to be resumed."""
         return bool(await (await self._at_the_end()).interrupted())
 
     async def interrupts(self) -> list[Any]:
-        """Run the graph to its end and return what it waits for."""
+        """Run the graph to its end and return the interrupts that it waits for."""
         return list(await (await self._at_the_end()).interrupts())
 
     async def _at_the_end(self) -> Any:
@@ -121,16 +125,17 @@ class GraphStream:
         return self._run.run_stream
 
     async def abort(self) -> None:
-        """Stop the run, as `aclose()`."""
+        """Stop the run, as `aclose()` does."""
         await self.aclose()
 
     async def aclose(self) -> None:
         """Stop nodes, subgraphs and connections, and return when they have ended.
 
-        It may be called from any task of the event loop, any number of times, and does nothing to a run that has ended
-        or never began. Consumers that wait get a `StreamCancelledError`. The cleanup is shielded and has 5 seconds;
-        what has not returned by then is left behind, and a `ResourceWarning` says so. Called from within the graph, it
-        begins to stop and returns at once, since the end waits for the caller.
+        It may be called from any task of the event loop, any number of times, and does nothing to
+        a run that has ended or never began. Waiting consumers get a `StreamCancelledError`.
+        The cleanup is shielded and takes at most 5 seconds; whatever has not returned by then is
+        abandoned, with a `ResourceWarning`. Called from within the graph, it begins to stop the run
+        and returns at once, because the end of the run waits for the caller.
         """
         await self._run.aclose()
 

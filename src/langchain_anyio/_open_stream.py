@@ -1,4 +1,4 @@
-"""`open_stream`: a chat model, or a graph, runs into a stream, on asyncio or on trio."""
+"""`open_stream`: run a chat model or a graph into a stream, on asyncio or on trio."""
 
 from __future__ import annotations
 
@@ -60,51 +60,53 @@ def open_stream(
 ) -> AsyncChatModelStream | GraphStream:
     """Stream one answer of a chat model, or one run of a graph, on asyncio or on trio.
 
-    Nothing runs before the stream is first consumed. Then the model runs in one background task, which
-    belongs to the stream: no task group and no cancel scope is open in the task that uses it, so it may be
-    opened inside an async generator.
+    Nothing runs until the stream is first consumed. Then the model runs in one background task that
+    belongs to the stream: no task group and no cancel scope stays open in the task that uses the
+    stream, so it may be opened inside an async generator.
 
-    Used with `async with`, leaving the block, in whichever way, stops the model, closes its connection
-    and has reported the run's end to the callbacks before the block is left. `await open_stream(...)` alone
-    does the same. Otherwise nobody waits for the end: a stream that is dropped half read is stopped when the
-    last reference to it goes, with a `ResourceWarning`.
+    With `async with`, however you leave the block, the model is stopped, its connection closed and
+    its callbacks notified of the run's end before the block is left. `await open_stream(...)` alone
+    does the same. Otherwise nobody waits for the end: a stream that is dropped half read is stopped
+    when the last reference to it goes, with a `ResourceWarning`.
 
-    Cancellation: that of a consumer is its own affair; the run goes on. That of the block stops the run,
-    whose cleanup is shielded and takes 5 seconds at most; what has not returned by then is left behind and
-    named in a `ResourceWarning`. Handlers see a cancelled run end with `on_llm_error` and a
-    `StreamCancelledError`.
+    Cancellation: cancelling a consumer affects only that consumer; the run continues. Cancelling
+    the block stops the run, whose cleanup is shielded and takes at most 5 seconds. Whatever has not
+    returned by then is abandoned and named in a `ResourceWarning`. Handlers are notified of the end
+    of a cancelled run by `on_llm_error` with a `StreamCancelledError`.
 
-    For a compiled graph of langgraph's, an agent say, it is a `GraphStream`, whose guarantees are the same; on trio it
-    needs `enable_trio()`.
+    For a compiled graph of langgraph, such as an agent, the stream is a `GraphStream`, which gives
+    the same guarantees; on trio it requires `enable_trio()`.
 
     Ports `await model.astream_events(input, config, version="v3", ...)` of
     `langchain_core.language_models.BaseChatModel`, and of `langgraph.pregel.Pregel`.
 
     Args:
-        model: A chat model, however it is written (`_astream`, `_stream`, `_agenerate`, `_generate`, a native
-            event producer; what blocks runs in a worker thread); one with `bind()`, `bind_tools()`,
-            `with_config()` or configurable fields; or a sequence that ends in one, whose other steps run
-            as langchain-core runs them. Or a compiled graph, which takes none of the options below.
-        input: What the model is asked: a string, messages, or a prompt value. For a sequence, the input of
-            its first step.
+        model: A chat model; one with `bind()`, `bind_tools()`, `with_config()` or configurable
+            fields; a sequence that ends in one, whose other steps run as langchain-core runs them;
+            or a compiled graph, which takes none of the options from `stop` to `chunk_timeout`. The
+            chat model may implement any of `_astream`, `_stream`, `_agenerate`, `_generate` and a
+            native event producer; blocking methods run in a worker thread.
+        input: Input of the model: a string, messages, or a prompt value. For a sequence, the input
+            of its first step; for a graph, its input.
         config: As for any runnable.
-        stop: Strings at which the model is to stop.
-        max_buffer_size: Number of events that the model may run ahead of the furthest consumer before it is
-            held back; `math.inf` for any number. Who waits, for a delta or for a final value, holds nothing
-            back.
-        replay: Whether everything is kept for consumers yet to come. If not, what every open iterator has
-            passed is dropped; a later one begins at the oldest delta kept. Final values are whole all the same.
-        chunk_timeout: The longest wait for the model's next chunk in seconds; past it the connection is
-            closed and consumers get a `StreamStalledError`. Time that the model is held back, or that callback
-            handlers take, does not count.
+        stop: Strings at which the model stops.
+        max_buffer_size: Number of events that the model may run ahead of the furthest consumer
+            before it is held back; `math.inf` for no limit. A consumer that waits, for a delta or
+            for a final value, does not hold the model back.
+        replay: Whether to keep everything for later consumers. If `False`, deltas that every open
+            iterator has passed are dropped, and a later iterator begins at the oldest delta kept.
+            Final values are always complete.
+        chunk_timeout: Longest wait for the model's next chunk, in seconds. After it, the connection
+            is closed and consumers get a `StreamStalledError`. Time during which the model
+            is held back, or callback handlers run, does not count.
         kwargs: Passed on to the model, or to the graph's `astream_events`.
 
     Returns:
         The stream.
 
     Raises:
-        TypeError: An argument is of a type that cannot be meant; the message names it.
-        ValueError: A number is out of its range.
+        TypeError: An argument is of an unsupported type; the message names it.
+        ValueError: A number is out of range.
 
     Example:
         ```python
@@ -157,7 +159,7 @@ def open_stream(
     return stream
 
 
-# What langchain-core would find out somewhere within a run, in words that do not name the argument.
+# langchain-core checks these only during a run, with errors that do not name the argument.
 _CONFIG: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("callbacks", (list, BaseCallbackManager), "a list of callback handlers, or a manager"),
     ("tags", (list,), "a list of str"),
