@@ -1,4 +1,4 @@
-"""Callback handlers: tokens to iterate over, of all models or of the final answer, and tokens on standard output."""
+"""Callback handlers that stream tokens to an async iterator or to standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of handlers, which a model that is copied makes of those that it has."""
+"""Copying of handlers: copying a model also copies its handlers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing_extensions import Self
 
 
 class Copied:
-    """A deep copy, or one by pickle, has the settings and attributes of the handler and none of its runs.
+    """Base of handlers whose deep copies and pickles keep the settings but none of the runs.
 
-    A shallow copy shares the runs and all else, as `copy.copy()` does by itself.
+    A deep copy or an unpickled handler has the settings and other attributes of the original and
+    starts without runs. A shallow copy shares everything, runs included, as `copy.copy()` does by
+    default.
     """
 
     _of_runs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the attributes that come of runs, which `_renew()` sets."""
+    """Names of the attributes that hold the state of runs, which `_renew()` sets."""
 
     _shared: ClassVar[frozenset[str]] = frozenset()
     """Names of the attributes that a deep copy shares."""
 
     def _renew(self) -> None:
-        """Set the attributes that come of runs as they are before the first."""
+        """Set the attributes that hold the state of runs to their initial values."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:

@@ -23,11 +23,11 @@ DEFAULT_ANSWER_PREFIX_TOKENS: Final = ("Final", "Answer", ":")
 
 @final
 class PrefixMatcher:
-    """Finds where a text that comes in tokens has said the prefix, however it is cut into them.
+    """Finds a prefix in a text that arrives in tokens, however the text is split into them.
 
     Args:
-        prefix: What is looked for.
-        strip: Whether white space counts for nothing, in the prefix and in the text.
+        prefix: The text to find.
+        strip: Whether to ignore white space, in the prefix and in the text.
     """
 
     __slots__ = ("_fallback", "_matched", "_prefix", "_recent", "_strip")
@@ -35,16 +35,20 @@ class PrefixMatcher:
     def __init__(self, prefix: str, *, strip: bool) -> None:
         self._strip = strip
         self._prefix = "".join(filter(self._counts, prefix))
-        # Knuth, Morris and Pratt: how much is still matched where the next character is not the expected one.
+        # Knuth-Morris-Pratt: the number of characters that still match after a mismatch.
         self._fallback = [0, 0]
         for character in self._prefix[1:]:
             self._fallback.append(self._advance(self._fallback[-1], character))
         self._matched = 0
-        # The tokens that what is matched so far begins in and comes after.
+        # The latest tokens, from the one in which the current partial match begins.
         self._recent: deque[str] = deque()
 
     def feed(self, token: str) -> tuple[list[str], str] | None:
-        """Take a token; return the prefix as it was said and what of the token comes after it, once it is whole."""
+        """Process a token; return `None` until the prefix is complete.
+
+        Returns:
+            The prefix as the model said it, and the part of this token that follows it.
+        """
         self._recent.append(token)
         for end, character in enumerate(token, 1):
             if self._counts(character):
@@ -87,7 +91,7 @@ class PrefixMatcher:
 
 @final
 class _Call:
-    """What one call of a model has said."""
+    """The state of one model call."""
 
     __slots__ = ("held", "matcher", "offered_tools", "reached")
 
@@ -101,20 +105,28 @@ class _Call:
 class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
     """Iterate over the tokens of an agent's final answer, and of nothing before it.
 
-    The final answer is either what comes after the prefix within one call of a model, which is how an agent that is
-    prompted to think aloud marks it: its tokens come as the model says them. Or it is the answer of the call that
-    makes no tool call, of a model that was offered tools. Before it has ended, no one knows of a call that it makes
-    none, so the tokens of that answer come all together at its end. Models that are called within a tool do not count.
+    The final answer is found in one of two ways:
 
-    All else is as with `AsyncIteratorCallbackHandler`.
+    - After a prefix: an agent that is prompted to think aloud says the prefix before its final
+      answer, within the same model call. The tokens after it are streamed as the model produces
+      them.
+    - By tool calls: of a model that was offered tools, the final answer is the call that makes no
+      tool call. This is known only when the call ends, so the tokens of that answer arrive all
+      together at its end.
 
-    Ports `langchain_classic.callbacks.streaming_aiter_final_only.AsyncFinalIteratorCallbackHandler`, which finds the prefix
-    only where it is cut into the very tokens that are given, and knows no tool calls.
+    Models that are called within a tool do not count.
+
+    Everything else is as with `AsyncIteratorCallbackHandler`.
+
+    Ports
+    `langchain_classic.callbacks.streaming_aiter_final_only.AsyncFinalIteratorCallbackHandler`,
+    which finds the prefix only where the model splits it into exactly the given tokens, and does
+    not support tool calls.
 
     Args:
-        answer_prefix_tokens: The prefix, `["Final", "Answer", ":"]` by default; the tokens of a model may be cut
-            in any other way.
-        strip_tokens: Whether white space in and between the tokens of the prefix counts for nothing.
+        answer_prefix_tokens: The prefix, `["Final", "Answer", ":"]` by default; the model may split
+            it into tokens in any other way.
+        strip_tokens: Whether to ignore white space in and between the tokens of the prefix.
         stream_prefix: Whether the prefix is part of the answer.
         max_buffer_size: As with `AsyncIteratorCallbackHandler`.
         raise_on_error: As with `AsyncIteratorCallbackHandler`.
@@ -164,7 +176,7 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
         self._said: tuple[list[str], str] | None = None
 
     def append_to_last_tokens(self, token: str) -> None:
-        """Note a token in `last_tokens`, which are as many as the prefix has."""
+        """Append a token to `last_tokens`, which holds as many tokens as the prefix has."""
         for tokens, last in (
             (self.last_tokens, token),
             (self.last_tokens_stripped, token.strip()),
@@ -173,14 +185,14 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
             del tokens[: -len(self.answer_prefix_tokens) or None]
 
     def check_if_answer_reached(self) -> bool:
-        """Tell whether the model that spoke last has said the prefix by now; to be overridden for another rule."""
+        """Return whether the model that spoke last has said the prefix; override to change this."""
         return self._said is not None
 
     @override
     async def on_llm_start(
         self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any
     ) -> None:
-        """Note that a model has started, and whether it is offered tools."""
+        """Record that a model has started, and whether it was offered tools."""
         await super().on_llm_start(serialized, prompts, **kwargs)
         offered = kwargs.get("invocation_params") or {}
         with self._runs.lock:
@@ -193,7 +205,7 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
 
     @override
     async def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
-        """Note that a model has ended, and take its answer if it was offered tools and calls none."""
+        """Record the end of a model; emit its answer if it was offered tools and called none."""
         run = self._runs.find(kwargs.get("run_id"))
         if run is not None:
             for token in self._answer_without_prefix(run, response):
@@ -204,7 +216,7 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
     async def on_tool_start(
         self, serialized: dict[str, Any], input_str: str, **kwargs: Any
     ) -> None:
-        """Note that a tool has started."""
+        """Record that a tool has started."""
         await super().on_tool_start(serialized, input_str, **kwargs)
         self._tools.add(self._run(kwargs))
 
@@ -224,7 +236,7 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
         return call
 
     def _answer_in(self, run: RunNode, text: str) -> list[str]:
-        """Return what a token adds to the answer."""
+        """Return the tokens that a token adds to the answer."""
         with self._runs.lock:
             call = self._call(run)
             self.append_to_last_tokens(text)
@@ -241,7 +253,7 @@ class AsyncFinalIteratorCallbackHandler(AsyncIteratorCallbackHandler):
             return [token for token in answer if token]
 
     def _answer_without_prefix(self, run: RunNode, response: LLMResult) -> list[str]:
-        """Return what a call has said if it is the final one of a model that calls tools."""
+        """Return the tokens of a call that is the final answer of a model that calls tools."""
         with self._runs.lock:
             call = self._call(run)
             if any(outer in self._tools for outer in run.outer()):

@@ -1,4 +1,4 @@
-"""`AsyncIteratorCallbackHandler`: the tokens of models to iterate over."""
+"""`AsyncIteratorCallbackHandler`: iterate over the tokens of models."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ T = TypeVar("T")
 
 @final
 class TokenIterator(AsyncIterator[T], Generic[T]):
-    """One iteration over the tokens that a handler was told of.
+    """One iteration over the tokens that a handler receives.
 
-    Tasks that share it share out the tokens. One that is cancelled takes none with it. A handler with a
-    bounded buffer holds the model back for it until it has ended, is closed, or is dropped.
+    Tasks that share an iterator share out its tokens. A step that is cancelled takes no token. A
+    handler with a bounded buffer holds the model back for the iterator until it has ended, is
+    closed, or is dropped.
     """
 
     __slots__ = ("_reader",)
@@ -45,14 +46,18 @@ class TokenIterator(AsyncIterator[T], Generic[T]):
     def __aiter__(self) -> Self:
         return self
 
-    # Not async itself: the frames of a step, which an error or a cancellation keeps alive, do not refer to this
-    # object once the step has begun, so that it goes when the loop that uses it is left.
+    # Not a coroutine function: an error or a cancellation keeps the frames of a step alive. They
+    # must not refer to this object once the step has begun, so that it is freed when the loop over
+    # it is left.
     def __anext__(self) -> Coroutine[Any, Any, T]:
-        """Take the next token; a checkpoint, and gives way to other tasks at least every 64 steps."""
+        """Return the next token.
+
+        Every step is a checkpoint; it yields to other tasks at least every 64 steps.
+        """
         return self._reader.step(self)
 
     async def aclose(self) -> None:
-        """End the iteration; tokens not taken are left for another one. Idempotent."""
+        """End the iteration, and leave the remaining tokens for another one. Idempotent."""
         self._reader.close()
 
     def __del__(self) -> None:
@@ -61,7 +66,7 @@ class TokenIterator(AsyncIterator[T], Generic[T]):
 
 @final
 class _Reader(Generic[T]):
-    """What stands behind a `TokenIterator`: its place, which an iterator that is dropped gives up."""
+    """The state of a `TokenIterator`: its place, which is given up when the iterator is dropped."""
 
     __slots__ = (
         "_dropped",
@@ -92,22 +97,23 @@ class _Reader(Generic[T]):
         self._queue = runs.queue if run is None else runs.queue_of(run)
         self._shape = shape
         self._raise_on_error = raise_on_error
-        # What it reads: a run or a span. The span is known once iteration has begun.
+        # The run or the run group that it reads. The group is known only once iteration has begun.
         self._part: RunNode | RunGroup | None = None
         self._hands = 0
         self._left: int | None = None
         self._steps = ConsumerCheckpoints()
         self._loop: Loop | None = None
-        # Number of steps that have begun and not ended; until they have, an iterator that is dropped stays open.
+        # Number of steps in progress; a dropped iterator stays open until they have ended.
         self._steps_begun = 0
         self._over = False
         self._dropped = False
 
     async def step(self, iterator: object) -> T:
-        """Take the next token.
+        """Return the next token.
 
         Args:
-            iterator: The iterator, which a step that never begins keeps alive and lets go of, as any argument.
+            iterator: The iterator. As an argument, a step that never begins keeps it alive and
+                releases it.
         """
         self._steps_begun += 1
         del iterator
@@ -143,11 +149,12 @@ class _Reader(Generic[T]):
         return self._part
 
     def _next_run(self, part: RunNode | RunGroup) -> RunNode | None:
-        """Return the run of the first token in the queue, if that is to be taken."""
+        """Return the run of the first token in the queue, if this iteration takes that token."""
         if self._over:
             return None
         if self._left is None and self._runs.is_by_hand(self._hands):
-            # From when `done` was set by hand, what is there is read, but not what comes after it.
+            # Once `done` is set by hand, the tokens that are there are read, but none that come
+            # later.
             self._left = self._queue.qsize()
         if self._left is not None:
             self._left -= 1
@@ -157,7 +164,7 @@ class _Reader(Generic[T]):
         return run if run is not None and part.gives(run) else None
 
     def _end(self, part: RunNode | RunGroup) -> NoReturn:
-        """Raise what ends the iteration."""
+        """Raise the exception that ends the iteration."""
         if not self._over:
             self._over = True
             self._queue.readers -= 1
@@ -175,7 +182,8 @@ class _Reader(Generic[T]):
                 if self._part is not None:
                     self._queue.readers -= 1
                 if not self._queue.readers:
-                    # It may have left for good, be it before its first step was begun, so nobody is to wait for it.
+                    # The iterator may have left for good, even before its first step, so nobody
+                    # waits for it.
                     self._queue.released = True
                     self._queue.room.ring()
             self._over = True
@@ -188,10 +196,10 @@ class _Reader(Generic[T]):
 
 
 class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
-    """Iterate over the tokens of models, as an async iterable, while a run of whatever kind goes on.
+    """Iterate over the tokens of models, as an async iterable, while a run of any kind goes on.
 
-    Given to a run by its config, the handler sees the run and all that is part of it. One is enough for any number
-    of runs, one after the other or in parallel:
+    Passed in the config of a run, the handler sees that run and everything that is part of it. One
+    handler serves any number of runs, one after the other or in parallel:
 
     | way to listen | gives | ends |
     |---|---|---|
@@ -199,47 +207,54 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
     | `handler.aiter(run_id=id)` | tokens of that run and of its parts | with that run |
     | `handler.runs()` | `(id of the model's run, token)` | with the outermost run |
 
-    A token goes to one of them, exactly once, in the order in which it came, whenever iteration begins and whoever is
-    cancelled; several iterators share out what they have in common. The outermost run is the one that the handler is
-    told of and none that it is part of: a chain, an agent, or the bare call of a model. Where several of them
-    overlap, iteration ends with the last. One that begins before a run waits for it; one that begins after a run that
-    nobody has read gets its tokens and then ends. Setting `done` ends all of them, once they have what is there; it
-    is also the way to end where a call fails before it calls any handler.
+    Each token goes to exactly one iteration, exactly once, in the order of arrival, no matter when
+    the iteration begins and which tasks are cancelled. Iterators that cover the same tokens share
+    them out.
 
-    The error of the outermost run is raised after the tokens, with its own type; a cancelled run is a
-    `StreamCancelledError`. An error that was recovered from, within the run, is none.
+    The outermost run is the one that is not part of any other run that the handler sees: a chain,
+    an agent, or a model that is called directly. Where several outermost runs overlap, iteration
+    ends with the last. An iteration that begins before a run waits for it; one that begins after a
+    run that nobody has read gets its tokens and then ends. Setting `done` ends all iterations, once
+    they have taken the tokens that are there; do this where a call fails before it calls any
+    handler.
 
-    A bounded buffer holds a model back until its tokens are taken, from the first one on. It does not any more when the
-    last iterator was closed or dropped (an `async for` that is left drops it), until the next one begins.
+    The error of the outermost run is raised after the tokens, with its own type; a cancelled run
+    raises `StreamCancelledError`. An error that the run recovered from is not raised.
 
-    The handler may be used from any thread: the tokens of a synchronous run in a worker thread come on the event
-    loop of those who iterate. With a bounded buffer such a run must not be on the thread of that event loop.
+    A bounded buffer holds a model back until its tokens are taken, from the first one on. Once the
+    last iterator is closed or dropped (leaving an `async for` drops it), models are no longer held
+    back, until the next iterator begins.
 
-    A deep copy of it (`model.model_copy(deep=True)` makes one of a model's handlers) and one by pickle have its settings and are
-    told of runs of their own; a shallow copy shares its runs and its queue.
+    The handler may be used from any thread: the tokens of a synchronous run in a worker thread
+    arrive on the event loop of the task that iterates. With a bounded buffer, such a run must not
+    be on the thread of that event loop.
 
-    Ports `langchain_classic.callbacks.AsyncIteratorCallbackHandler`. A subclass may put into `queue` and set `done`
-    itself, as there.
+    A deep copy (`model.model_copy(deep=True)` copies a model's handlers) and an unpickled handler
+    have the same settings and runs of their own; a shallow copy shares the runs and the queue.
+
+    Ports `langchain_classic.callbacks.AsyncIteratorCallbackHandler`. As there, a subclass may put
+    into `queue` and set `done` itself.
 
     Args:
-        max_buffer_size: Number of tokens that may lie in `queue` before a model is held back; by default any number.
-            A run that is iterated over by its id has a buffer of that size to itself.
-        raise_on_error: Whether the error of a run is raised, or iteration ends in silence.
+        max_buffer_size: Number of tokens that `queue` holds before a model is held back; unlimited
+            by default. A run that is iterated over by its id has a separate buffer of that size.
+        raise_on_error: Whether iteration raises the error of a run, or ends silently.
 
     Raises:
         ValueError: `max_buffer_size` is negative, or neither an integer nor `math.inf`.
     """
 
-    # Called in the task of the run: tokens stay in order, and a cancelled run can be told from one that goes on.
+    # Called in the task of the run, so that tokens stay in order and a cancelled run can be told
+    # from one that goes on.
     run_inline = True
 
     _of_runs = frozenset(("_runs", "queue", "done"))
 
     queue: Queue[str]
-    """The tokens that nobody took yet, but for those of runs that are iterated over by their id."""
+    """The tokens not taken yet, except those of runs that are iterated over by their id."""
 
     done: Event
-    """Set when the outermost run has ended; set by hand, it ends every iteration."""
+    """Set when the outermost run has ended; setting it by hand ends every iteration."""
 
     def __init__(self, max_buffer_size: float = math.inf, *, raise_on_error: bool = True) -> None:
         self._max_buffer_size = max_buffer_size
@@ -254,41 +269,45 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
 
     @property
     def always_verbose(self) -> bool:
-        """Whether the handler is called even where `verbose` is off, which is always."""
+        """Always `True`: the handler is called even where `verbose` is off."""
         return True
 
-    # Iterating
+    # Iteration
 
     def aiter(self, *, run_id: UUID | None = None) -> TokenIterator[str]:
-        """Iterate over the tokens.
+        """Return an iterator over the tokens.
 
         Args:
-            run_id: The id of a run, which may have ended or be yet to start: only its tokens and those of its parts,
-                which from now on no other iteration gets.
+            run_id: The id of a run, which may have ended or not have started yet. The iterator
+                gives only the tokens of that run and of its parts, and from now on no other
+                iteration gets them.
         """
         run = None if run_id is None else self._runs.claim(run_id)
         return TokenIterator(_Reader(self._runs, run, _token, raise_on_error=self._raise_on_error))
 
     def runs(self) -> TokenIterator[tuple[UUID, str]]:
-        """Iterate over `(id of the model's run, token)`, in the order in which they came.
+        """Return an iterator over `(id of the model's run, token)`, in the order of arrival.
 
-        What was put into `queue` by hand has the id `UUID(int=0)`.
+        An item that was put into `queue` by hand has the id `UUID(int=0)`.
         """
         return TokenIterator(
             _Reader(self._runs, None, _id_and_token, raise_on_error=self._raise_on_error)
         )
 
     def __aiter__(self) -> AsyncIterator[str]:
-        """Iterate over the tokens, as `aiter()` does."""
+        """Return an iterator over the tokens, like `aiter()`."""
         return self.aiter()
 
-    # Models
+    # Events of models
 
     @override
     async def on_chat_model_start(
         self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **kwargs: Any
     ) -> None:
-        """Note that a chat model has started; a subclass that knows `on_llm_start` alone is told by it."""
+        """Record that a chat model has started.
+
+        This calls `on_llm_start`, for subclasses that override only that method.
+        """
         prompts = []
         if type(self).on_llm_start is not AsyncIteratorCallbackHandler.on_llm_start:
             prompts = [get_buffer_string(batch) for batch in messages]
@@ -298,14 +317,14 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
     async def on_llm_start(
         self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any
     ) -> None:
-        """Note that a model has started."""
+        """Record that a model has started."""
         self._start(kwargs, alone=True)
 
     @override
     async def on_llm_new_token(
         self, token: str | list[str | dict[str, Any]], **kwargs: Any
     ) -> None:
-        """Take a token, or the text in a list of content blocks; waits where the buffer is full."""
+        """Emit a token, or the text in a list of content blocks; waits while the buffer is full."""
         run = self._run(kwargs)
         text = run.new_from_token(text_of(token))
         if text:
@@ -313,7 +332,7 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
 
     @override
     async def on_stream_event(self, event: Any, **kwargs: Any) -> None:
-        """Take the text of a model that streams without telling of its tokens."""
+        """Emit the text of a model that streams without reporting tokens."""
         text = text_in(event)
         if text:
             run = self._run(kwargs)
@@ -322,65 +341,65 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
 
     @override
     async def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
-        """Note that a model has ended."""
+        """Record that a model has ended."""
         self._end(kwargs)
 
     @override
     async def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
-        """Note that a model has failed or was cancelled."""
+        """Record that a model has failed or was cancelled."""
         self._end(kwargs, error)
 
-    # What models are part of
+    # Events of the runs that models are part of
 
     @override
     async def on_chain_start(
         self, serialized: dict[str, Any], inputs: dict[str, Any], **kwargs: Any
     ) -> None:
-        """Note that a chain has started."""
+        """Record that a chain has started."""
         self._start(kwargs)
 
     @override
     async def on_chain_end(self, outputs: dict[str, Any], **kwargs: Any) -> None:
-        """Note that a chain has ended."""
+        """Record that a chain has ended."""
         self._end(kwargs)
 
     @override
     async def on_chain_error(self, error: BaseException, **kwargs: Any) -> None:
-        """Note that a chain has failed or was cancelled."""
+        """Record that a chain has failed or was cancelled."""
         self._end(kwargs, error)
 
     @override
     async def on_tool_start(
         self, serialized: dict[str, Any], input_str: str, **kwargs: Any
     ) -> None:
-        """Note that a tool has started."""
+        """Record that a tool has started."""
         self._start(kwargs, alone=True)
 
     @override
     async def on_tool_end(self, output: Any, **kwargs: Any) -> None:
-        """Note that a tool has ended."""
+        """Record that a tool has ended."""
         self._end(kwargs)
 
     @override
     async def on_tool_error(self, error: BaseException, **kwargs: Any) -> None:
-        """Note that a tool has failed or was cancelled."""
+        """Record that a tool has failed or was cancelled."""
         self._end(kwargs, error)
 
     @override
     async def on_retriever_start(
         self, serialized: dict[str, Any], query: str, **kwargs: Any
     ) -> None:
-        """Note that a retriever has started."""
+        """Record that a retriever has started."""
         self._start(kwargs, alone=True)
 
     @override
     async def on_retriever_end(self, documents: Sequence[Document], **kwargs: Any) -> None:
-        """Note that a retriever has ended."""
+        """Record that a retriever has ended."""
         self._end(kwargs)
 
     @override
     async def on_retriever_error(self, error: BaseException, **kwargs: Any) -> None:
-        """Note that a retriever has failed or was cancelled."""
+        """Record that a retriever has failed or was cancelled."""
         self._end(kwargs, error)
 
     def _start(self, kwargs: dict[str, Any], *, alone: bool = False) -> None:
@@ -395,7 +414,7 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
         self._runs.end(kwargs.get("run_id"), kwargs.get("parent_run_id"), error)
 
     async def _emit(self, run: RunNode, text: str) -> None:
-        """Hand a token to whoever iterates, waiting for room if there is none."""
+        """Put a token into the queue of its run, waiting for room if there is none."""
         while True:
             with self._runs.lock:
                 if run.cut_off:

@@ -1,4 +1,4 @@
-"""The runs that a handler is told of: which belong together, what they said, how they ended."""
+"""The tree of runs that a handler sees: how they nest, what they emitted, how they ended."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ if TYPE_CHECKING:
     from langchain_anyio._langchain_core import Caller
 
 UNKNOWN: Final = UUID(int=0)
-"""Stands for the run of what was said without one, as by a subclass that puts into `queue` itself."""
+"""Id of the run of text that came without one, as from a subclass that puts into `queue` itself."""
 
-# Runs that have ended and whose tokens were all taken; asking for their tokens once more is no error.
+# Number of ended and fully read runs to remember; asking for their tokens again is not an error.
 REMEMBERED = 1024
 
 
 @final
 class RunGroup:
-    """From the start of an outermost run until no outermost run is open: what one plain iteration reads.
+    """A group of outermost runs that overlap: the unit that one plain iteration reads.
+
+    A group begins with the start of an outermost run and ends when no outermost run is open.
 
     Attributes:
-        number: Counts the spans of a handler.
-        open: Number of outermost runs that go on.
-        unread: Number of those whose end no iterator has seen that reads one run alone.
-        ended: Whether the last of them has ended.
-        error: The error of the first that failed.
-        unknown: The run of what is said in this span without a run.
+        number: The number of the group in its handler.
+        open: Number of outermost runs that have not ended.
+        unread: Number of outermost runs whose end no `aiter(run_id=...)` iterator has reached yet.
+        ended: Whether the last outermost run has ended.
+        error: The error of the first outermost run that failed.
+        unknown: The run of text that comes without a run while this group is current.
     """
 
     __slots__ = ("ended", "error", "number", "open", "unknown", "unread")
@@ -53,18 +55,21 @@ class RunGroup:
         self.unknown: RunNode = RunNode(UNKNOWN, self)
 
     def gives(self, run: RunNode, /) -> bool:
-        """Tell whether an iteration over this takes a token of `run`: also one that was left before."""
+        """Return whether an iteration over this group takes the tokens of `run`.
+
+        It also takes those that were left over in earlier groups.
+        """
         return run.span is not None and run.span.number <= self.number
 
 
 @final
 class Failure:
-    """An error with the traceback it came with, to be raised any number of times."""
+    """An error with its original traceback, which can be raised any number of times."""
 
     __slots__ = ("_error", "_traceback")
 
     def __init__(self, error: BaseException) -> None:
-        # A generator that is closed is a run that is cancelled.
+        # A generator that is closed is a cancelled run.
         if isinstance(error, GeneratorExit):
             error = StreamCancelledError()
         self._error = shareable_error(error)
@@ -80,18 +85,19 @@ class RunNode:
     """One run of a model, a chain, a tool or a retriever.
 
     Attributes:
-        id: Its id.
-        span: The span that it is part of; `None` for a run that is waited for and has not started.
-        parent: The run that it is part of, as far as the handler was told of it.
+        id: The id of the run.
+        span: The group that it belongs to; `None` for a run that is waited for and has not started.
+        parent: The run that it is part of, as far as the handler has seen it.
         root: The outermost run that it is part of.
-        open_parts: Of an outermost run, those that are part of it and have not ended, in the order of their starts.
-        queue: Where its tokens go and those of the runs that are part of it, if not where its parent's go.
+        open_parts: Of an outermost run, its parts that have not ended, in the order of their
+            starts.
+        queue: The queue of its tokens and those of its parts; `None` if they go to its parent's.
         ended: Whether it has ended.
-        error: How, if by an error.
-        cut_off: Whether it has ended without telling of it. What it still says is said to nobody.
-        call: The call that runs it, while it is open, if that is watched.
-        task: The asyncio task that is watched, whose end may be that of the run.
-        runner: The id of the task that runs its coroutine to the end, while it is open, if that is known.
+        error: The error that ended it, if any.
+        cut_off: Whether it has ended without reporting it. Text that it still emits is dropped.
+        call: The call that runs it, while it is open, if the call is watched.
+        task: The asyncio task that is watched because its end may be that of the run.
+        runner: The id of the task that runs its coroutine to the end, while it is open, if known.
     """
 
     __slots__ = (
@@ -129,21 +135,21 @@ class RunNode:
         self.runner: int | None = None
 
     def gives(self, _run: RunNode, /) -> bool:
-        """Tell whether an iteration over the queue of this run takes a token of another one that is in it."""
+        """Return `True`: an iteration over the queue of this run takes every token in it."""
         return True
 
     def outer(self) -> Iterator[RunNode]:
-        """Go through the runs that it is part of, from the inside out, and begin with itself."""
+        """Yield this run and the runs that it is part of, from the inside out."""
         run: RunNode | None = self
         while run is not None:
             yield run
             run = run.parent
 
-    # One text comes by up to two ways: as the tokens that the model tells of, before or after it yields them, and
-    # as the events of what it yielded.
+    # The same text may arrive in two ways: as the tokens that the model reports, before or after it
+    # yields them, and as the events of what it yielded.
 
     def new_from_token(self, text: str) -> str:
-        """Return what is new of a token that the model told of."""
+        """Return the part of a reported token that has not arrived in an event."""
         if text:
             self._speaks = True
             if self._ahead:
@@ -153,29 +159,32 @@ class RunNode:
         return text
 
     def new_from_event(self, text: str) -> str:
-        """Return what is new of a piece of text in an event."""
+        """Return the text of an event, or "" if the model reports its tokens."""
         if self._speaks:
             return ""
         self._ahead += len(text)
         return text
 
-    # langchain-core does not tell of the end of a call that was cut off before it had told of its start to every
-    # handler, nor of that of a model, a tool or a retriever that was called alone.
+    # langchain-core does not report the end of a call that was cut off before every handler had
+    # seen its start, nor that of a model, a tool or a retriever that was called directly.
 
     def watch_call(self, caller: Caller, cut_off: Callable[[], object]) -> None:
-        """Have `cut_off` called, in any thread and within whatever goes on there, when the call is over."""
+        """Call `cut_off` when the call is over.
+
+        This may happen in any thread, in the middle of any other code.
+        """
         self.call = weakref.ref(caller.token, lambda _: cut_off())
 
     def unwatch_call(self) -> None:
-        """Have nothing called any more."""
+        """Stop watching the call."""
         self.call = None
 
 
 @final
 class RunTree:
-    """All runs that one handler is told of, and the queues that their tokens go to.
+    """All runs that one handler sees, and the queues that their tokens go to.
 
-    All methods are sync and take the lock.
+    All methods are synchronous and take the lock.
     """
 
     __slots__ = (
@@ -203,20 +212,21 @@ class RunTree:
         self.queue: TokenQueue[str, RunNode] = self._new_queue()
         self.done: DoneEvent = DoneEvent(self.lock, self._set_by_hand, self._cleared_by_hand)
         self.hands: int = 0
-        """How often `done` was set by hand."""
+        """Number of times that `done` was set by hand."""
         self._by_hand = False
         self._ended_alone = False
         self._open: dict[UUID, RunNode] = {}
         self._known: WeakValueDictionary[UUID, RunNode] = WeakValueDictionary()
         self._claimed: weakref.WeakSet[RunNode] = weakref.WeakSet()
         self._recent: deque[RunNode] = deque(maxlen=REMEMBERED)
-        # Noted by finalizers, which may run while this thread holds the lock.
+        # Filled by finalizers, which may run while this thread holds the lock.
         self._cut_off: deque[RunNode] = deque()
-        # Open runs by the asyncio task whose end may be theirs: whether it is so also where the task is not cancelled.
+        # Open runs by the asyncio task whose end may be theirs. The flag says whether any end of
+        # the task ends the run, or only a cancellation.
         self._tasks: dict[Any, dict[RunNode, bool]] = {}
-        # By task, the open runs of coroutines that it runs to their end, and the frames of these.
+        # By task, the open runs of coroutines that it runs to the end, and the frames of these.
         self._frames: dict[int, dict[RunNode, int]] = {}
-        # Those that no plain iteration has read to the end, by number.
+        # The groups that no plain iteration has read to the end, by number.
         self._spans: OrderedDict[int, RunGroup] = OrderedDict()
         self._open_span(0)
 
@@ -224,13 +234,13 @@ class RunTree:
         return TokenQueue(self._max_buffer_size, self.lock, lambda: self._span.unknown)
 
     def _open_span(self, number: int) -> None:
-        self._span: RunGroup = RunGroup(number)  # where the next outermost run belongs
+        self._span: RunGroup = RunGroup(number)  # the next outermost run joins it
         self._spans[number] = self._span
 
-    # What the handler is told
+    # Starts and ends of runs
 
     def start(self, run_id: UUID | None, parent_id: UUID | None) -> RunNode:
-        """Note that a run has started."""
+        """Record that a run has started, and return it."""
         run_id = run_id or UNKNOWN
         with self.lock:
             self.settle()
@@ -242,7 +252,7 @@ class RunTree:
                 run.parent = self._open.get(parent_id)
                 known = None if run.parent else self._known.get(parent_id)
                 if known is not None and known.cut_off:
-                    # Started by what goes on in a worker thread when the call is over.
+                    # Started by a worker thread that goes on after its call is over.
                     run.parent, run.span, run.root = known, known.span, known.root
                     run.ended = run.cut_off = True
                     self._recent.append(run)
@@ -260,7 +270,7 @@ class RunTree:
             return run
 
     def get(self, run_id: UUID | None, parent_id: UUID | None) -> RunNode:
-        """Return an open run, which starts now if its start went by unnoticed, or one that was cut off."""
+        """Return an open run or one that was cut off; one whose start was missed starts now."""
         run = self._open.get(run_id or UNKNOWN)
         if run is None:
             run = self._known.get(run_id or UNKNOWN)
@@ -269,25 +279,26 @@ class RunTree:
         return run
 
     def find(self, run_id: UUID | None) -> RunNode | None:
-        """Return an open run."""
+        """Return an open run, or `None` if there is none with this id."""
         return self._open.get(run_id or UNKNOWN)
 
     def end(
         self, run_id: UUID | None, parent_id: UUID | None, error: BaseException | None = None
     ) -> None:
-        """Note that a run has ended; only the first end counts."""
+        """Record that a run has ended; only the first end counts."""
         with self.lock:
             known = self._known.get(run_id or UNKNOWN)
             if known is None or not known.ended:
                 self._end(self.get(run_id, parent_id), error)
 
     def begin(self, run_id: UUID | None, parent_id: UUID | None, *, alone: bool) -> None:
-        """Note that a run starts in the current task, and see to it that its end is noticed if nobody tells of it.
+        """Record that a run starts in the current task, and watch for an end that nothing reports.
 
         Args:
             run_id: The id of the run.
             parent_id: The id of the run that it is part of.
-            alone: Whether it is a model, a tool or a retriever, whose cancellation nobody may tell of.
+            alone: Whether it is a model, a tool or a retriever, whose cancellation may not be
+                reported.
         """
         caller = None if run_id is None else current_caller(run_id)
         if caller is not None and caller.frame is not None:
@@ -313,19 +324,23 @@ class RunTree:
                 self._frames.setdefault(run.runner, {})[run] = caller.frame
 
     def follow(self, run: RunNode) -> None:
-        """Note that the current task runs it now, unless its call is watched."""
+        """Record that the current task now runs `run`, unless its call is watched."""
         if run.call is None:
             self._watch_task(run)
 
     def _watch_task(self, run: RunNode, *, whole: bool = False) -> None:
-        """Take a cancellation of the current asyncio task, or any end if it runs the `whole` run, for that of the run."""
+        """Treat a cancellation of the current asyncio task as that of the run.
+
+        If the task runs the `whole` run, any end of the task counts.
+        """
         task: Any = current_task()
         if task is None or task is run.task or run.ended:
             return
         with self.lock:
             self._unwatch_task(run)
             run.task = task
-            # One callback for all runs: to take one away costs as much as there are.
+            # One callback for all runs, because removing a callback takes time linear in their
+            # number.
             runs = self._tasks.get(task)
             if runs is None:
                 runs = self._tasks[task] = {}
@@ -358,8 +373,9 @@ class RunTree:
                     self.cancel(run)
 
     def _end_returned(self) -> None:
-        # The traceback of an error that somebody keeps also keeps what a call leaves behind. But a coroutine that
-        # is not on the stack of the task that runs it, while that task runs, has returned.
+        # Keeping the traceback of an error also keeps the objects of its call alive, so the call
+        # may not be seen to end. But a coroutine that is not on the stack of the task that runs it,
+        # while that task runs, has returned.
         with self.lock:
             frames = self._frames.get(task_id())
             if frames:
@@ -368,7 +384,7 @@ class RunTree:
                     self.cancel(run)
 
     def cancel(self, run: RunNode) -> None:
-        """Note that a run was cut off, unless it is known to have ended."""
+        """Record that a run was cut off, unless it is known to have ended."""
         with self.lock:
             if not run.ended:
                 self._cancel(run)
@@ -376,7 +392,7 @@ class RunTree:
     def _cancel(self, run: RunNode) -> None:
         run.cut_off = run.id != UNKNOWN
         self._end(run, StreamCancelledError())
-        # A worker thread, which goes on, does not wait for room.
+        # A worker thread that goes on must not wait for room.
         self.queue_of(run).room.ring()
 
     def settle(self) -> None:
@@ -400,7 +416,7 @@ class RunTree:
             span = run.span
             span.open -= 1
             span.error = span.error or run.error
-            # What is part of it and did not tell of its end will not do so any more.
+            # Parts that have not reported their end will not do so any more.
             for inner in [*run.open_parts]:
                 inner.cut_off = run.cut_off
                 self._end(inner, error)
@@ -415,14 +431,14 @@ class RunTree:
             self.done.mark()
         self.queue.news.ring()
 
-    # `done`, set and cleared by others
+    # `done` set and cleared by hand
 
     def _set_by_hand(self) -> None:
         self.hands += 1
         span = self._span
         if span.open or not self._ended_alone:
             self._by_hand = True
-        # Who sets `done` after each run means the one that has just ended, not the next one.
+        # Code that sets `done` after each run means the run that has just ended, not the next one.
         self._ended_alone = False
         for queue in self._queues():
             # Iterations end now, and no model is held back for them.
@@ -448,7 +464,7 @@ class RunTree:
         return self.queue
 
     def claim(self, run_id: UUID) -> RunNode:
-        """Have the tokens of a run and of all its parts go to a queue of its own; return the run."""
+        """Give the tokens of a run and of all its parts a queue of their own; return the run."""
         with self.lock:
             run = self._known.get(run_id)
             if run is None:
@@ -464,15 +480,15 @@ class RunTree:
             return run
 
     def next_span(self) -> RunGroup:
-        """Return the span that an iteration that begins now reads."""
+        """Return the group that an iteration beginning now reads."""
         return next(iter(self._spans.values()))
 
     def is_by_hand(self, hands: int) -> bool:
-        """Tell whether `done` was set by hand for an iteration that began when it had been so `hands` times."""
+        """Return whether `done` was set by hand for an iteration that began at count `hands`."""
         return self._by_hand or self.hands != hands
 
     def read_span(self, span: RunGroup) -> None:
-        """Note that an iteration has come to the end of `span`."""
+        """Record that an iteration has reached the end of `span`."""
         self._by_hand = False
         self._forget_span(span)
 
@@ -481,7 +497,7 @@ class RunTree:
             self._open_span(span.number + 1)
 
     def read_run(self, run: RunNode) -> None:
-        """Note that an iteration over the tokens of `run` alone has come to its end."""
+        """Record that an iteration over the tokens of `run` alone has reached its end."""
         if run.queue is None or run.span is None or not run.ended:
             return
         run.queue = None
@@ -504,7 +520,7 @@ def text_of(token: str | list[Any]) -> str:
 
 
 def text_in(event: Any) -> str:
-    """Return the text that comes with an event of the content-block protocol."""
+    """Return the text in an event of the content-block protocol."""
     if event.get("event") == "content-block-delta":
         delta = event.get("delta") or {}
         if delta.get("type") == "text-delta":

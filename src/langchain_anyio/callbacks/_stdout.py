@@ -1,4 +1,4 @@
-"""`AsyncStreamingStdOutCallbackHandler`: tokens on standard output, as they come."""
+"""`AsyncStreamingStdOutCallbackHandler`: write tokens to standard output as they arrive."""
 
 from __future__ import annotations
 
@@ -30,33 +30,34 @@ _limiter: RunVar[anyio.CapacityLimiter] = RunVar("langchain_anyio_stdout")
 
 
 class TextFile(Protocol):
-    """What tokens can be written to."""
+    """A text stream that tokens can be written to."""
 
     def write(self, text: str, /) -> object:
         """Write a text."""
         ...
 
     def flush(self) -> object:
-        """Have written what was written so far."""
+        """Flush the text written so far."""
         ...
 
 
 class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
     """Write each token to a stream, and flush it.
 
-    It is written in a worker thread, so a slow terminal or pipe holds the model back, but never the event loop. Tokens
-    that are waiting are written together, and in the order in which they came. A cancellation returns at once and leaves
-    the thread to what it is writing.
+    Tokens are written in a worker thread, so a slow terminal or pipe holds the model back, but
+    never the event loop. Tokens that are waiting are written together, in the order of arrival. A
+    cancelled call returns at once and leaves the thread to finish its write.
 
-    A stream that was closed raises `anyio.BrokenResourceError` once, which langchain-core logs (or raises, with
-    `raise_error`); the model goes on, and later tokens are dropped.
+    A stream that was closed raises `anyio.BrokenResourceError` once, which langchain-core logs (or
+    raises, with `raise_error`); the model continues, and later tokens are dropped.
 
-    A deep copy writes to the same stream; by pickle the stream has to be one that can be pickled, or standard output.
+    A deep copy writes to the same stream; to be pickled, a handler needs a stream that can be
+    pickled, or standard output.
 
-    The async sibling of `langchain_core.callbacks.StreamingStdOutCallbackHandler`.
+    The async counterpart of `langchain_core.callbacks.StreamingStdOutCallbackHandler`.
 
     Args:
-        file: Where tokens are written to; by default standard output, whatever it is at the time.
+        file: The stream to write to; by default standard output, looked up at each write.
     """
 
     # Called in the task of the run, so that tokens stay in order.
@@ -81,14 +82,14 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
     async def on_llm_start(
         self, serialized: dict[str, Any], prompts: list[str], **kwargs: Any
     ) -> None:
-        """Note that a run has started."""
+        """Record that a run has started."""
         self._start(kwargs)
 
     @override
     async def on_chat_model_start(
         self, serialized: dict[str, Any], messages: list[list[BaseMessage]], **kwargs: Any
     ) -> None:
-        """Note that a run has started."""
+        """Record that a run has started."""
         self._start(kwargs)
 
     @override
@@ -98,7 +99,8 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
         """Write a token, or the text in a list of content blocks.
 
         Raises:
-            anyio.BrokenResourceError: The stream was closed, for the first token that meets it.
+            anyio.BrokenResourceError: The stream was closed; raised for the first token that meets
+                it.
         """
         run = self._run(kwargs)
         if run is not None:
@@ -106,7 +108,7 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
 
     @override
     async def on_stream_event(self, event: Any, **kwargs: Any) -> None:
-        """Write the text of a model that streams without telling of its tokens."""
+        """Write the text of a model that streams without reporting tokens."""
         text = text_in(event)
         run = self._run(kwargs) if text else None
         if run is not None:
@@ -139,7 +141,7 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
         run.watch_call(caller, forget)
 
     def _run(self, kwargs: dict[str, Any]) -> RunNode | None:
-        """Return the run, or `None` where its call is over, and what it says comes from a thread that goes on."""
+        """Return the run, or `None` if its call is over and only a thread of it goes on."""
         run_id = kwargs.get("run_id")
         run = self._runs.get(run_id)
         if run is None and run_id not in self._cut_off:
@@ -159,13 +161,13 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
                     self._write_waiting, abandon_on_cancel=True, limiter=_own_limiter()
                 )
             except anyio.get_cancelled_exc_class():
-                # Where no thread has got to it, it is not to be the first token of the next run.
+                # A token that no thread has taken must not become the first token of the next run.
                 if text in self._waiting:
                     self._waiting.remove(text)
                 raise
 
     def _write_waiting(self) -> None:
-        """Write all that waits; one thread does at a time, and what it was handed before goes first."""
+        """Write all waiting tokens in order; one thread writes at a time."""
         with self._writing:
             text = ""
             while self._waiting:
@@ -186,7 +188,7 @@ class AsyncStreamingStdOutCallbackHandler(Copied, AsyncCallbackHandler):
 
 
 def _own_limiter() -> anyio.CapacityLimiter:
-    # A stream that blocks holds its threads for as long as it does, and nobody else's.
+    # A blocking stream occupies its threads, so they are not taken from the shared limiter.
     try:
         return _limiter.get()
     except LookupError:

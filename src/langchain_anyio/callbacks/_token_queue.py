@@ -1,8 +1,8 @@
-"""What a handler's producers and consumers meet at, each on whichever event loop and thread it runs.
+"""Queue and events where a handler's producers and consumers meet, each on any loop and thread.
 
 langchain-core calls the async handlers of a synchronous run on event loops of its own, one after
-the other, in the thread of that run. So what a handler keeps is guarded by a lock, and a task that waits is
-woken through its own event loop.
+the other, in the thread of that run. So the state of a handler is guarded by a lock, and a waiting
+task is woken through its own event loop.
 """
 
 from __future__ import annotations
@@ -28,22 +28,25 @@ T = TypeVar("T")
 
 
 class Tag(Protocol):
-    """A run that items belong to, and through it to the runs that it is part of."""
+    """The run that an item belongs to, and through it the runs that this run is part of."""
 
     def outer(self) -> Iterator[Any]:
-        """Go through the runs that it is part of, from the inside out, and begin with itself."""
+        """Yield this run and the runs that it is part of, from the inside out."""
         ...
 
 
 R = TypeVar("R", bound=Tag)
 
-# Cells without a run that a queue may hold beside as many as it has with one.
+# A queue may hold as many cells without a run as it has with one, and this many more.
 _FEW = 64
 
 
 @final
 class ThreadsafeWakeup:
-    """Wakes all who wait for it, from any thread. A waiter is noted under the lock of what it waits for."""
+    """Wakes all waiting tasks, from any thread.
+
+    A waiter joins under the lock that guards the condition it waits for.
+    """
 
     __slots__ = ("_waiting",)
 
@@ -54,15 +57,19 @@ class ThreadsafeWakeup:
         return len(self._waiting)
 
     def join(self, waiter: Waiter, loop: Loop) -> None:
-        """Have the next `ring()` wake `waiter`, which is of the running loop, as is `loop`; to `leave()` if none comes."""
+        """Register `waiter` to be woken by the next `ring()`.
+
+        `waiter` and `loop` belong to the running event loop. If the waiter gives up before a
+        `ring()`, it has to `leave()`.
+        """
         self._waiting[waiter] = (get_ident(), loop)
 
     def leave(self, waiter: Waiter) -> None:
-        """Wait no longer, be it that it rang or not."""
+        """Unregister `waiter`; does nothing if it has been woken already."""
         self._waiting.pop(waiter, None)
 
     async def wait(self, waiter: Waiter) -> None:
-        """Wait for the `ring()` as one who has joined."""
+        """Wait for the next `ring()`; `waiter` must have joined."""
         try:
             await waiter
         except BaseException:
@@ -70,7 +77,7 @@ class ThreadsafeWakeup:
             raise
 
     def ring(self) -> None:
-        """Wake all who wait now."""
+        """Wake all tasks that are waiting now."""
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, {}
@@ -82,8 +89,8 @@ class ThreadsafeWakeup:
 
 
 @final
-class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
-    """The `done` of a handler: an `Event` that may be used from any thread, and tells when it is set."""
+class DoneEvent(Event):  # type: ignore[misc]  # final for users of the package
+    """The `done` event of a handler: usable from any thread, with callbacks for set and clear."""
 
     __slots__ = ("_bell", "_lock", "_on_clear", "_on_set")
 
@@ -109,7 +116,7 @@ class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
             self._on_clear()
 
     def mark(self) -> None:
-        """Set the flag and wake every waiter, but tell nobody of it."""
+        """Set the flag and wake every waiter, without calling `on_set`."""
         super().set()
         self._bell.ring()
 
@@ -128,14 +135,16 @@ class DoneEvent(Event):  # type: ignore[misc]  # final to those who use it
 
 
 @final
-class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final to those who use it
-    """The `queue` of a handler: a `Queue` that may be used from any thread, and knows each item's run.
+class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final for users of the package
+    """The `queue` of a handler: usable from any thread, and aware of each item's run.
 
-    In the stream lie cells of an item and its run. A cell whose item has been handed to another queue is without a run, and
-    is passed over; there are never many more of these than of the others.
+    The stream holds cells, each with an item and its run. When an item is moved to another queue,
+    its cell stays behind without a run and is skipped; there are never many more of these than of
+    the others.
 
-    Invariants: `_cells` are those in the stream, of which `_used` have a run; `_index` has, by each run that they
-    belong to, all cells up to `_last_indexed` that have a run.
+    Invariants: `_cells` are the cells in the stream, of which `_used` have a run. `_index` maps
+    each run to the cells up to `_last_indexed` that belong to it or to its parts, and contains all
+    of them that still have a run.
     """
 
     __slots__ = (
@@ -160,13 +169,13 @@ class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final to tho
         self.news: ThreadsafeWakeup = ThreadsafeWakeup()
         self.room: ThreadsafeWakeup = ThreadsafeWakeup()
         self.readers: int = 0
-        """How many iterators there are that read from it."""
+        """Number of iterators that read from this queue."""
         self.released: bool = False
-        """Whether the last of them has left for good, so that there is nobody to hold a model back for."""
+        """True once the last iterator has left for good: no model is held back any more."""
 
     @property
     def first_run(self) -> R | None:
-        """The run of the first item, if there is one; to be asked for under the lock."""
+        """The run of the first item, `None` if there is none; read it with the lock held."""
         cells = self._cells
         while cells:
             run: R | None = cells[0][0]
@@ -182,9 +191,9 @@ class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final to tho
             self.put_of(self._unknown(), item)
 
     def put_of(self, run: R, item: T) -> None:
-        """Append an item that belongs to `run`, as `put_nowait()` does; to be called under the lock."""
+        """Append an item that belongs to `run`, like `put_nowait()`; call it with the lock held."""
         if self._closed or not (self._used < self._max_buffer_size or self._has_room()):
-            super().put_nowait(item)  # which refuses it
+            super().put_nowait(item)  # raises
         cell: Any = [run, item]
         self._send.send_nowait(cell)
         self._used += 1
@@ -209,7 +218,7 @@ class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final to tho
             return self.take()
 
     def take(self) -> T:
-        """Take the first item, as `get_nowait()` does; to be called under the lock."""
+        """Remove and return the first item, like `get_nowait()`; call it with the lock held."""
         receive, cells = self._receive.receive_nowait, self._cells
         cell: Any = receive()
         while cells.popleft()[0] is None:
@@ -247,15 +256,15 @@ class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final to tho
         return QueueStatistics(self._used, self._max_buffer_size, len(self.room), len(self.news))
 
     def expect_news(self, waiter: Waiter, loop: Loop) -> None:
-        """Have `waiter` woken when there may be an item; to be called under the lock."""
+        """Register `waiter` to be woken when there may be an item; call it with the lock held."""
         self.news.join(waiter, loop)
-        # Who waits makes room in a queue without a buffer.
+        # A waiting consumer makes room in a queue without a buffer.
         self.room.ring()
 
     def move(self, run: R, target: TokenQueue[T, R]) -> None:
-        """Hand the items of `run` and of its parts to `target`, in their order and whatever its size.
+        """Move the items of `run` and of its parts to `target`, in order and whatever its size.
 
-        The cost of any number of calls is linear in the number of items that have been in the queue.
+        The total cost of all calls is linear in the number of items that have been in the queue.
         """
         if self._closed:
             return
