@@ -1,4 +1,4 @@
-"""Which names of asyncio a package uses, and where, read from its source without importing it."""
+"""Find the names of asyncio that a package uses, in its source and without importing it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ class Use(NamedTuple):
     """One use of asyncio.
 
     Attributes:
-        file: The module's file.
-        line: The line in it.
-        name: The name: `gather`; or with what it is asked of, `loop.create_future`, `task.cancel`.
+        file: The file of the module.
+        line: The line number in the file.
+        name: The name, such as `gather`; for an attribute, with the kind of its object:
+            `loop.create_future`, `task.cancel`.
     """
 
     file: Path
@@ -25,7 +26,7 @@ class Use(NamedTuple):
 
 
 def uses(package: str) -> Iterator[Use]:
-    """Find the names of asyncio that a package uses, and the attributes of loops and of tasks and futures."""
+    """Yield the uses of asyncio's names, and of the attributes of loops, tasks and futures."""
     for path, tree in _sources(package):
         modules = {alias for alias, name in _imports(tree) if name is None}
         for alias, name in _imports(tree):
@@ -43,10 +44,11 @@ def uses(package: str) -> Iterator[Use]:
 
 
 def out_of_reach(package: str) -> Iterator[Use]:
-    """Find what a package takes of asyncio in a way that another namespace in its modules does not reach.
+    """Yield the uses of asyncio that another namespace in a package's modules does not reach.
 
-    That is what an import within a function, or of a module inside asyncio, binds; the class `CancelledError`, imported by
-    its name, which cannot be another one on trio; and what the default value of a parameter has been made of.
+    These are the names that are bound by an import within a function, or by an import of a module
+    inside asyncio; the class `CancelledError` imported by its name, which cannot be another one on
+    trio; and objects of asyncio in the default value of a parameter.
     """
     for path, tree in _sources(package):
         names = {alias for alias, _ in _imports(tree)}
@@ -72,7 +74,7 @@ _OF_ASYNCIO = re.compile(r"asyncio\b").match
 
 
 def _imported_by(node: ast.AST) -> list[str]:
-    """Return what a statement imports: modules, and the names from one behind it."""
+    """Return the modules that a statement imports; for names from a module, `"module name"`."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -99,7 +101,7 @@ def _sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, str | None]]:
-    """Find what a module imports of asyncio: the alias, and the name unless it is asyncio itself."""
+    """Yield the imports from asyncio: the alias, and the name or `None` for asyncio itself."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -121,7 +123,10 @@ def _line_of(tree: ast.Module, alias: str) -> int:
 
 
 def _scopes(tree: ast.Module) -> Iterator[ast.AST]:
-    """Part a module into its classes, functions and the rest: a name means one thing in each."""
+    """Split a module into its classes, its functions and the rest.
+
+    A name is taken to mean one thing in each of them.
+    """
     rest = ast.Module([], [])
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -149,9 +154,9 @@ _KINDS = {
 
 
 def _kinds(scope: ast.AST, modules: set[str]) -> dict[str, str]:
-    """Find the variables and attributes of a class or function that hold a loop, or a task or future."""
+    """Return the kind, loop or task (or future), of the variables and attributes in a scope."""
     kinds: dict[str, str] = {}
-    for _ in range(3):  # what is assigned from a variable whose kind was found further down
+    for _ in range(3):  # a kind may come from a variable whose own is found further down
         for node in ast.walk(scope):
             if isinstance(node, ast.Assign):
                 kind = _kind(node.value, modules, kinds)
@@ -177,7 +182,7 @@ def _key(node: ast.AST) -> str | None:
 
 
 def _kind(node: ast.AST, modules: set[str], kinds: dict[str, str]) -> str | None:
-    """Return what an expression is: a loop, or a task or future."""
+    """Return the kind of an expression: `"loop"`, `"task"` for a task or future, or `None`."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         if (
             _is_asyncio(node.func.value, modules)
@@ -190,7 +195,7 @@ def _kind(node: ast.AST, modules: set[str], kinds: dict[str, str]) -> str | None
 
 
 def _annotated(node: ast.AST, modules: set[str]) -> str | None:
-    """Return what an annotation says: `asyncio.Task[None] | None` is a task, a set of them is none."""
+    """Return the kind in an annotation; `asyncio.Task[None] | None` is a task, a set is not."""
     if isinstance(node, ast.BinOp):
         return _annotated(node.left, modules) or _annotated(node.right, modules)
     if isinstance(node, ast.Subscript):

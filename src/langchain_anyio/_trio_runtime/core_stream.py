@@ -1,4 +1,4 @@
-"""The third version of a chat model's `astream_events` on trio: this package's stream, in the place of langchain-core's."""
+"""This package's stream as the `astream_events(version="v3")` of a chat model on trio."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from langchain_anyio._stream import AsyncChatModelStream
 
 @final
 class ProducerTask:
-    """The run behind a stream, as far as langchain-core's `_producer_task` is asked about it.
+    """The run behind a stream, in the place of the task in langchain-core's `_producer_task`.
 
-    langchain-core has no public way to wait for the end of a run that has failed, so code waits for this.
+    It has the methods that code uses of that task. langchain-core has no public way to wait for the
+    end of a failed run, so code awaits this attribute.
     """
 
     __slots__ = ("_run", "_stream")
@@ -38,9 +39,9 @@ class ProducerTask:
 
 @final
 class StreamOfCore(AsyncChatModelStream, core.AsyncChatModelStream):  # type: ignore[misc]
-    """This package's stream, which is an instance of langchain-core's class too: code asks for it.
+    """This package's stream as an instance of langchain-core's class, which some code checks for.
 
-    All that is public of it is this package's.
+    Its public interface is this package's.
     """
 
     @property

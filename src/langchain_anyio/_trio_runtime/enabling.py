@@ -1,4 +1,4 @@
-"""`enable_trio` and `disable_trio`, which import neither trio nor asyncio before they are called."""
+"""`enable_trio` and `disable_trio`, which import neither trio nor asyncio until they are called."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import sys
 
 
 def enable_trio(*packages: str) -> None:
-    """Have langchain-core run on trio too, and langgraph and langchain where they are installed.
+    """Make langchain-core run on trio too, and langgraph and langchain where they are installed.
 
-    Its modules get a namespace in the place of `asyncio`: on asyncio each name is asyncio's own object, as before; within
-    a trio task it is one built on trio. Then its whole async API runs on trio natively, with structure added: tasks do
-    not outlive the public call that they were started in, a cancelled scope stops them all, their errors are raised
+    The modules of these libraries get a namespace in the place of `asyncio`: on asyncio, each name
+    is asyncio's own object, as before; within a trio task it is one built on trio. Then their whole
+    async API runs on trio natively, with structured concurrency added: tasks do not outlive the
+    public call that they were started in, a cancelled scope stops them all, their errors are raised
     bare, and closing the outermost async generator closes the inner ones and joins their tasks.
 
-    It may be called any number of times, in any thread, before or after the libraries are imported; modules that are
-    imported later are covered. It holds for the whole process, until `disable_trio()`. Programs on asyncio are not
-    affected.
+    It may be called any number of times, in any thread, before or after the libraries are imported;
+    modules that are imported later are covered. It holds for the whole process, until
+    `disable_trio()`. Programs on asyncio are not affected.
 
     Args:
-        packages: Import names of other packages or modules that are to run on trio in the same way,
-            `"langchain_openai"`. They are not imported by this; of a name with dots, the parents are. One that does not
-            use asyncio is no error. `"__main__"` is the program itself: call this after its imports.
+        packages: Import names of other packages or modules to run on trio in the same way, such as
+            `"langchain_openai"`. This call does not import them; of a dotted name, it imports the
+            parents. A package that does not use asyncio is not an error. `"__main__"` is the
+            program itself: call this after its imports.
 
     Raises:
         ImportError: trio is not installed.
         ModuleNotFoundError: There is no such package.
         TypeError: A package is not a `str`.
-        ValueError: A package is not an import name: `"langchain-openai"`. Nothing has been enabled then.
+        ValueError: A package is not an import name, such as `"langchain-openai"`. Nothing has been
+            enabled then.
 
     Example:
         ```python
@@ -60,7 +63,8 @@ def enable_trio(*packages: str) -> None:
 def disable_trio() -> None:
     """Undo `enable_trio()`, for langchain-core and all other packages.
 
-    Call it when nothing of them runs on trio: what does fails where it next uses asyncio. Without an `enable_trio()` before it does nothing.
+    Call it when none of their code runs on trio: such code fails at its next use of asyncio.
+    Without an `enable_trio()` before, it does nothing.
     """
     enabling = sys.modules.get("langchain_anyio._trio_runtime.patching")
     if enabling is not None:

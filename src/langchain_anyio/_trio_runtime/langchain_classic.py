@@ -1,4 +1,4 @@
-"""What of langchain-classic is wrapped by name."""
+"""Wrappers for functions of langchain-classic that need more than a namespace."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _stepped_in_one_task(
 ) -> Callable[..., AsyncGenerator[T, None]]:
     """Run the steps of a generator in a task of its own on trio.
 
-    For one that holds a cancel scope across its yields, as a timeout is: in the task of whoever reads it, it
-    would be left there between the steps, among the reader's own scopes.
+    For a generator that holds a cancel scope, such as a timeout, across its yields: in the task of
+    the reader, the scope would stay open between the steps, among the reader's own scopes.
     """
 
     @functools.wraps(function)
@@ -65,13 +65,14 @@ async def _in_one_task(generator: AsyncGenerator[T, None]) -> AsyncGenerator[T, 
             yield item
             del item
     finally:
-        # A reader that leaves has the task close the generator; one that is cancelled cancels it.
+        # A reader that leaves makes the task close the generator; one that is cancelled cancels the
+        # task.
         ask.close()
         await task
 
 
 def _timeout(original: Callable[[float | None], Any]) -> Callable[[float | None], Any]:
-    """Put the port of `asyncio.timeout` for what stands for it on Python 3.10."""
+    """Use the port of `asyncio.timeout` on trio, in place of its backport for Python 3.10."""
 
     @functools.wraps(original)
     def asyncio_timeout(delay: float | None) -> Any:

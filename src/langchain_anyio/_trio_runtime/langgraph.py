@@ -1,4 +1,4 @@
-"""What of langgraph needs more than the namespace that other modules have."""
+"""Namespaces and wrappers for code of langgraph that needs more than the common namespace."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from .running_backend import on_trio
 
 # By the names of the modules.
 NAMESPACES_OF_LANGGRAPH: Final = {
-    # Below Python 3.11 it takes a current task for one that cannot have been given a context. On trio it can.
+    # Below Python 3.11, langgraph takes a current task for one that cannot have been given a
+    # context. On trio it can.
     "langgraph.config": Namespace({"current_task": lambda: None}),
-    # Its pump takes the lock of its condition again when it has been cancelled.
+    # Its pump acquires the lock of its condition again after it was cancelled.
     "langgraph.stream.run_stream": Namespace({"Condition": PatientCondition}),
 }
 
 
 def _exiting_to_the_end(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Leaving a run stops its nodes and writes its last checkpoint, which counts on being cancelled once at most."""
+    """Shield the exit of a run on trio.
+
+    It stops the nodes of the run and writes its last checkpoint, and relies on being cancelled once
+    at most.
+    """
 
     @functools.wraps(function)
     async def __aexit__(self: Any, *exc_info: Any) -> Any:  # noqa: N807
@@ -33,7 +38,10 @@ def _exiting_to_the_end(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _submitting_writes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is not to be cancelled when a run is left, its writes, is let finish there."""
+    """Let the writes of a run finish on trio when the run is left.
+
+    These are the tasks that are submitted without `__cancel_on_exit__`.
+    """
 
     @functools.wraps(function)
     def submit(*args: Any, **kwargs: Any) -> Any:
@@ -46,7 +54,10 @@ def _submitting_writes(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _for_the_run(function: Callable[..., None]) -> Callable[..., None]:
-    """A store's task serves all the calls that use it, so it belongs to none of them."""
+    """Make a store's task belong to the run on trio.
+
+    It serves all the calls that use the store, so it belongs to none of them.
+    """
 
     @functools.wraps(function)
     def ensure_task(self: Any) -> None:
@@ -60,7 +71,7 @@ def _for_the_run(function: Callable[..., None]) -> Callable[..., None]:
 
 @final
 class _AlsoOnTrio:
-    """Whether a Python has something: a flag of a module that trio sets on each Python."""
+    """A flag of a module that says whether Python has a feature, with a fixed value on trio."""
 
     __slots__ = ("__weakref__", "_on_asyncio", "_on_trio")
 
@@ -96,7 +107,7 @@ def _refused(way_out: str) -> Callable[[Any], Any]:
     return wrap
 
 
-# By module and name.
+# By qualified name.
 WRAPPERS_OF_LANGGRAPH: Final[dict[str, Callable[[Any], Any]]] = {
     "langgraph._internal._future.CONTEXT_NOT_SUPPORTED": _no_contexts,
     "langgraph._internal._runnable.ASYNCIO_ACCEPTS_CONTEXT": _contexts,

@@ -1,4 +1,4 @@
-"""What stands in the place of `asyncio` in the modules of a library."""
+"""The object that takes the place of `asyncio` in the modules of a library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .asyncio_api.loop import Handle, TimerHandle, running_loop, running_loop_of
 from .asyncio_api.missing_names import way_out
 from .running_backend import nothing_runs, on_trio
 
-# What each name is on trio.
+# The object for each name on trio.
 ON_TRIO: Final[dict[str, Any]] = {
     "BoundedSemaphore": _primitives.BoundedSemaphore,
     "Condition": _primitives.Condition,
@@ -63,8 +63,8 @@ ON_TRIO: Final[dict[str, Any]] = {
 if sys.version_info >= (3, 11):
     ON_TRIO["Barrier"] = _primitives.Barrier
 
-# What is asyncio's own on trio too: constants, errors, questions about a value, interfaces that loops and libraries
-# implement, and what runs an asyncio loop inside synchronous code.
+# Names that are asyncio's own on trio too: constants, errors, predicates, interfaces that loops and
+# libraries implement, and functions that run an asyncio loop inside synchronous code.
 AS_ON_ASYNCIO: Final = frozenset(
     {
         "ALL_COMPLETED",
@@ -112,7 +112,7 @@ AS_ON_ASYNCIO: Final = frozenset(
     }
 )
 
-# The modules of asyncio whose public names are those of the package.
+# The modules of asyncio whose public names are also names of the package.
 _MODULES: Final = frozenset(
     {
         "coroutines",
@@ -131,7 +131,7 @@ _MODULES: Final = frozenset(
 
 NAMES: Final = AS_ON_ASYNCIO | ON_TRIO.keys() | {"CancelledError"}
 
-# Classes that are for either backend, and asyncio's own on asyncio.
+# Classes that work on both backends, and do as asyncio's own on asyncio.
 PORTABLE: Final = (
     "BoundedSemaphore",
     "Condition",
@@ -144,8 +144,9 @@ PORTABLE: Final = (
     *(["Barrier"] if sys.version_info >= (3, 11) else []),
 )
 
-# Where nothing runs, before any loop does and in worker threads, these are for either backend. What is made with the
-# primitives belongs to whatever it is first used on; the others ask the loop that they are given.
+# Where no event loop runs, before the first one starts and in worker threads, these work for both
+# backends. What is made with the primitives belongs to the backend that first uses it; the others
+# ask the loop that they are given.
 _WHERE_NOTHING_RUNS: Final[dict[str, Any]] = {
     **{name: ON_TRIO[name] for name in PORTABLE},
     "Future": _crossing.FutureOfLoop,
@@ -155,13 +156,15 @@ _WHERE_NOTHING_RUNS: Final[dict[str, Any]] = {
 
 @final
 class Namespace:
-    """`asyncio` on asyncio, and what stands for it on trio.
+    """Replacement for `asyncio`: asyncio's own objects on asyncio, ports of them on trio.
 
-    On asyncio, and wherever trio does not run, a name is asyncio's own object, whatever the name. On trio it is what
-    `ON_TRIO` says.
+    On asyncio every name is asyncio's own object, whatever the name. On trio it is the object in
+    `ON_TRIO`. Where no event loop runs it is asyncio's own too, except for a few classes and
+    functions that work on both backends.
 
     Args:
-        differing: Names that are something else in the modules that this is for.
+        differing: Objects, by name, that differ from `ON_TRIO` in the modules that use this
+            namespace.
     """
 
     def __init__(self, differing: dict[str, Any] | None = None) -> None:
@@ -187,11 +190,12 @@ class Namespace:
 
 
 def _cancelled_error() -> type[BaseException]:
-    """Return the class of the cancellation at hand.
+    """Return the class of the cancellation that is being handled.
 
-    An `except` clause asks for its class while the exception is at hand, so one that says `asyncio.CancelledError` sees
-    trio's cancellation, and asyncio's error where a task that was cancelled on its own is awaited. Everywhere else the
-    name is asyncio's class, which can be raised: trio's own would be one that no cancel scope knows.
+    An `except` clause looks up its class while the exception is being handled. So one that says
+    `asyncio.CancelledError` catches trio's cancellation, and it catches asyncio's error where a
+    task that was cancelled on its own is awaited. Everywhere else the name is asyncio's class,
+    which can be raised; no cancel scope would know an instance of trio's.
     """
     if isinstance(sys.exc_info()[1], trio.Cancelled):
         return trio.Cancelled
@@ -210,14 +214,14 @@ def _missing(name: str, frame: Any) -> str:
 
 
 def release(package: str) -> str:
-    """Name a package with its release, for error messages."""
+    """Return the name of a package with its release, for error messages."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
         return package
 
 
-# The namespace of most modules, and that of those which call callback handlers.
+# The namespace of most modules, and that of the modules that call callback handlers.
 NAMESPACE: Final = Namespace()
 NAMESPACE_OF_HANDLERS: Final = Namespace(
     {

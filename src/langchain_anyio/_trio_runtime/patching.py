@@ -1,4 +1,7 @@
-"""`enable_trio` and `disable_trio`: put the namespace into the modules of a library, and take it out."""
+"""Install the namespace in the modules of a library, and remove it again.
+
+The implementation of `enable_trio` and `disable_trio`.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,10 @@ from .running_backend import on_trio
 from .wrappers import libraries, wrapped_in_class, wrapped_in_module
 
 LANGCHAIN_CORE: Final = "langchain_core"
-# Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are part of its namespace;
-# langchain has langsmith trace the middleware of its agents. A retriever's embeddings use no asyncio, but a client of
-# their own that belongs to one event loop.
+# Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are
+# part of its namespace package; langchain has langsmith trace the middleware of its agents. A
+# retriever's embeddings do not use asyncio, but have a client of their own that belongs to one
+# event loop.
 COVERED: Final = (
     LANGCHAIN_CORE,
     "langsmith",
@@ -48,19 +52,19 @@ class _Change(NamedTuple):
 
 _lock = threading.RLock()
 _enabled: set[str] = set()
-# By the place's identity and the name. A module that is executed again has its changes made again.
+# By the place's identity and the name. When a module is executed again, its changes are made again.
 _changes: dict[tuple[int, str], _Change] = {}
 
 
 def enable(packages: Sequence[str]) -> None:
-    """Enable the packages that are always covered and some more; those that are enabled already stay so."""
+    """Enable `COVERED` and `packages`; packages that are enabled already stay so."""
     for package in packages:
         _check(package)
     with _lock:
         new = {*COVERED, *packages} - _enabled
         before = len(_changes)
         try:
-            # First, so that what other threads import from now on comes to the finder.
+            # First, so that other threads' imports go through the finder from now on.
             _enabled.update(new)
             libraries.update(new)
             if _FINDER not in sys.meta_path:
@@ -85,7 +89,7 @@ def disable() -> None:
         _enabled.clear()
         libraries.clear()
         _undo(list(_changes))
-        # What other modules imported from those that were changed.
+        # Other modules may have imported replacements from those that were changed.
         ours = all_originals()
         for name, module in sys.modules.copy().items():
             if not _within(name, _OURSELVES):
@@ -96,7 +100,7 @@ _OURSELVES: Final = __name__.partition(".")[0]
 
 
 def _check(package: object) -> None:
-    """Refuse what is not the import name of a package or module."""
+    """Raise an error unless `package` is the import name of a package or module."""
     if not isinstance(package, str):
         raise TypeError(
             f"enable_trio() takes import names, each a str of its own, not {type(package).__name__}: {package!r}"
@@ -108,11 +112,11 @@ def _check(package: object) -> None:
     try:
         found = importlib.util.find_spec(package) is not None
     except ModuleNotFoundError as exc:
-        # What one of its parents imports may be missing too, which is another matter.
+        # A module that one of its parents imports may be missing too, which is another error.
         if exc.name is None or not _within(package, exc.name):
             raise
         found = False
-    except ValueError:  # of what `sys.modules` has without being a module
+    except ValueError:  # an entry of `sys.modules` that is not a module
         found = False
     if not found:
         raise ModuleNotFoundError(
@@ -122,7 +126,7 @@ def _check(package: object) -> None:
 
 
 def _hint(package: str) -> str:
-    """Return the import names of a distribution, as the end of a sentence."""
+    """Return the import names of a distribution, phrased as the end of a sentence."""
     names = [
         name
         for name, distributions in packages_distributions().items()
@@ -135,7 +139,10 @@ def _hint(package: str) -> str:
 
 
 def _loaded(packages: Iterable[str]) -> Iterator[ModuleType]:
-    """Yield the modules of packages, and those that other threads add meanwhile, found before the finder was there."""
+    """Yield the loaded modules of packages, including those that other threads add meanwhile.
+
+    The latter may have been found before the finder was installed.
+    """
     seen: set[str] = set()
     while True:
         # A copy in one step: other threads may be importing.
@@ -161,10 +168,10 @@ def _is_enabled(name: str) -> bool:
 
 
 def _change(module: ModuleType) -> None:
-    """Put the namespace, and the wrappers, into a module.
+    """Put the namespace and the wrappers into a module.
 
-    What is put there depends on what the module had without any of this: where it imported from a module that was
-    changed already, that is the original of what it got.
+    The replacement is chosen by the original value. Where the module imported a value from a module
+    that was changed already, that value is a replacement itself, and its original is used.
     """
     for place, name, standing in _values(module):
         change = _changes.get((id(place), name))
@@ -181,19 +188,19 @@ def _change(module: ModuleType) -> None:
 
 
 def _values(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
-    """Yield what a module and its classes consist of: the place, the name and the value."""
+    """Yield the place, the name and the value of all attributes of a module and its classes."""
     for name, value in list(vars(module).items()):
         yield module, name, value
         if _is_class_of(value, module.__name__):
-            # Before its methods, which may be looked at by what it inherits from.
+            # Before its methods, as wrapping them may depend on the base classes.
             yield value, "__bases__", value.__bases__
             for attribute, of_class in list(vars(value).items()):
-                # From the dictionary, where a class method is one.
+                # Read from the dictionary, where a class method is a `classmethod`.
                 yield value, attribute, of_class
 
 
 def _is_class_of(value: Any, module: object) -> bool:
-    # A stand-in for something else may answer to `isinstance` by asking that.
+    # Not `isinstance`, which a proxy may answer by asking the object behind it.
     return issubclass(type(value), type) and value.__module__ == module
 
 
@@ -221,23 +228,24 @@ def _replacement(place: Any, name: str, original: Any) -> Any:
 def _undo(keys: list[tuple[int, str]]) -> None:
     for key in reversed(keys):
         place, name, original, replacement = _changes[key]
-        # What somebody else has put there since is left to them.
+        # A value that other code has put there since is left alone.
         if (place.__bases__ if name == "__bases__" else vars(place).get(name)) is replacement:
             setattr(place, name, original)
         del _changes[key]
 
 
 def _restore(module: ModuleType, ours: dict[int, Replaced]) -> None:
-    """Give a module and its classes the originals of what they have of ours."""
+    """Replace all replacements in a module and its classes by their originals."""
     try:
-        # Neither loads a lazy module nor asks a stand-in for one.
+        # This neither loads a lazy module nor asks a proxy for one.
         names = object.__getattribute__(module, "__dict__")
     except AttributeError:
         return
     values = list(names.values())
     if not ours.keys().isdisjoint(map(id, values)):
         for name, value in list(names.items()):
-            # Who has a namespace under the name that it has here has it from here.
+            # A module with a namespace under the name that it has in this package has imported it
+            # from there.
             if id(value) in ours and vars(_namespace).get(name) is not value:
                 names[name] = ours[id(value)].original
     for cls in values:
@@ -261,7 +269,8 @@ def _namespace_of(module: str) -> Namespace:
     return NAMESPACES_OF_LANGGRAPH.get(module, NAMESPACE)
 
 
-# For `from asyncio import ...` and for base classes: asyncio's classes, which the portable ones are subclasses of.
+# For `from asyncio import ...` and for base classes: asyncio's classes, and the portable subclasses
+# that replace them.
 _PORTABLE_CLASSES: Final[dict[Any, Any]] = {
     getattr(asyncio, name): ON_TRIO[name] for name in PORTABLE
 }
@@ -273,13 +282,13 @@ _NAMES: Final[dict[int, str]] = {
 
 
 def _imported(value: object) -> str | None:
-    """Return asyncio's name for something, where it is one that means something else on trio."""
+    """Return asyncio's name for a value if it means something else on trio, else `None`."""
     return _NAMES.get(id(value))
 
 
 @functools.cache
 def _portable(name: str, namespace: Namespace) -> Any:
-    """Return what can stand for a name for good, whatever runs when it is used."""
+    """Return a permanent stand-in for a name, which picks the object whenever it is used."""
     original = getattr(asyncio, name)
     if original in _PORTABLE_CLASSES:
         return _PORTABLE_CLASSES[original]
@@ -318,9 +327,10 @@ _FINDER: Final = _Finder()
 
 
 class _ChangingLoader:
-    """Loader that changes a module once it has been executed, and in all else is the one that found it.
+    """Loader that changes a module once it has been executed, and else delegates to the original.
 
-    That one is not touched, as it may be shared by many modules, and is what the module has from its execution on.
+    The original loader is not modified, as many modules may share it. The module has that loader
+    from its execution on.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -335,7 +345,7 @@ class _ChangingLoader:
             spec.loader = self._loader
         if module.__loader__ is cast("Any", self):
             module.__loader__ = self._loader
-        # Executing it again binds its names anew, as far as it comes.
+        # Executing a module again rebinds its names, up to where it fails.
         again = "__builtins__" in vars(module)
         try:
             self._loader.exec_module(module)
@@ -347,7 +357,11 @@ class _ChangingLoader:
 
 
 def _finish(module: ModuleType) -> None:
-    """Change a module that has been executed, or what it imported from others if that was undone meanwhile."""
+    """Change a module that has been executed.
+
+    If its package was disabled meanwhile, the module gets the originals of what it imported from
+    other modules instead.
+    """
     with _lock:
         if _is_enabled(module.__name__):
             _change(module)
@@ -356,7 +370,10 @@ def _finish(module: ModuleType) -> None:
 
 
 class _SpecInExecution(ModuleSpec):
-    """Spec of a module that was being imported when its package was enabled; its end is the end of the import."""
+    """Spec of a module that was being imported when its package was enabled.
+
+    It notices the end of the import, and then changes the module again.
+    """
 
     @property
     def _initializing(self) -> bool:
@@ -373,7 +390,7 @@ class _SpecInExecution(ModuleSpec):
 
 
 def _watch(module: ModuleType) -> None:
-    """If a module is being imported, by this thread or another, change it again at the end of its import."""
+    """Change a module again when its import ends, if it is being imported by any thread."""
     spec = module.__spec__
     if type(spec) is ModuleSpec and getattr(spec, "_initializing", False):
         spec.__class__ = _SpecInExecution
@@ -382,5 +399,5 @@ def _watch(module: ModuleType) -> None:
 
 
 def is_enabled_here() -> bool:
-    """Return whether langchain-core runs natively where the caller is."""
+    """Return whether the caller runs on trio and langchain-core is enabled."""
     return LANGCHAIN_CORE in _enabled and on_trio()

@@ -1,4 +1,4 @@
-"""What runs where the caller is: asyncio, trio, or nothing."""
+"""Find out on which backend the caller runs: asyncio, trio, or none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from trio.lowlevel import current_task
 
 
 def on_trio() -> bool:
-    """Tell whether the caller runs in a trio task, and in no asyncio task that runs inside it.
+    """Return whether the caller runs in a trio task, and in no asyncio task that runs inside it.
 
-    Both can be current in one thread: synchronous code in a trio task may run an asyncio loop of its own, trio may be
-    a guest of asyncio's, and trio-asyncio runs asyncio on top of trio. asyncio's loop says nothing in any of these, its
-    current task does.
+    Both can be current in one thread: synchronous code in a trio task may run an asyncio loop of
+    its own, trio may be a guest of asyncio, and trio-asyncio runs asyncio on top of trio. In all of
+    these, asyncio's running loop does not tell which one the caller is in; its current task does.
     """
     loop = asyncio._get_running_loop()
     if loop is not None and asyncio.current_task(loop) is not None:
@@ -25,5 +25,5 @@ def on_trio() -> bool:
 
 
 def nothing_runs() -> bool:
-    """Tell whether the caller runs on no event loop at all, so that what it makes has none to belong to."""
+    """Return whether the caller runs on no event loop, so that what it creates belongs to none."""
     return asyncio._get_running_loop() is None and not on_trio()

@@ -1,4 +1,4 @@
-"""What of a library is wrapped by name, because another `asyncio` in its modules is not enough."""
+"""Wrappers for functions of a library that need more than another `asyncio` in their modules."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from .langchain_classic import WRAPPERS_OF_CLASSIC
 from .langgraph import WRAPPERS_OF_LANGGRAPH
 from .running_backend import on_trio
 
-# The public async generators: the outermost one closes the inner ones, and joins their tasks, before it has closed.
+# The public async generators: the outermost one closes the inner ones, and joins their tasks,
+# before its own closing ends.
 GENERATORS: Final = frozenset(
     {
         "abatch_as_completed",
         "alazy_load",
         "astream",
         "astream_events",
-        # Of `RunnableGenerator`, whose public methods only hand its generator on.
+        # Of `RunnableGenerator`, whose public methods only return its generator.
         "_atransform_stream_with_config",
-        # Of `astream_events`, which since `version="v3"` is no generator itself.
+        # Of `astream_events`, which is no generator itself since `version="v3"`.
         "_astream_events_v1_v2",
         "astream_log",
         "atransform",
@@ -40,30 +41,33 @@ GENERATORS: Final = frozenset(
     }
 )
 
-# The public coroutine functions: the outermost one joins the tasks that were started in it before it returns.
+# The public coroutine functions: the outermost one joins the tasks that were started in it before
+# it returns.
 COROUTINES: Final = frozenset({"abatch", "agenerate", "ainvoke", "arun"})
 
-# The packages that are enabled. What their own modules call belongs to the call that brought it
-# about; so does what this package calls for them.
+# The packages that are enabled. What their own modules call belongs to the call that led to it, and
+# so does what this package calls for them.
 libraries: Final[set[str]] = set()
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
 _SUSPENDABLE: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
-# On earlier Pythons a task takes none, and releases of langchain-core differ in what they do then.
+# On earlier Pythons a task takes no context, and releases of langchain-core differ in what they do
+# then.
 _TASKS_TAKE_CONTEXTS: Final[bool] = sys.version_info >= (3, 11)
 
-# The methods of a chat model that ask the provider: they run on a copy with an HTTP client of this event loop.
+# The methods of a chat model that call the provider: they run on a copy with an HTTP client of the
+# current event loop.
 OF_CHAT_MODELS: Final = frozenset({"agenerate", "astream"})
 
 
 def wrapped_in_module(module: ModuleType, name: str, value: Any) -> Any:
-    """Return what stands for a module's value: a wrapper where the list below has one, or the value itself."""
+    """Return the wrapper of a module's value if `_BY_NAME` has one, else the value itself."""
     wrap = _BY_NAME.get(f"{module.__name__}.{name}")
     return value if wrap is None else wrap(value)
 
 
 def wrapped_in_class(cls: type, name: str, value: Any) -> Any:
-    """Return what stands for what a class has in its dictionary: a wrapper, or the value itself."""
+    """Return the wrapper of a value in a class's dictionary, or the value itself."""
     if not isinstance(value, (FunctionType, classmethod)):
         return value
     wrap = _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}.{name}")
@@ -78,7 +82,8 @@ def wrapped_in_class(cls: type, name: str, value: Any) -> Any:
 
 
 def _is_chat_model(cls: type) -> bool:
-    # Never imported here: another thread that imports it may be waiting for the lock that this is called with.
+    # Never imported here: this is called with a lock that another thread, which imports it, may be
+    # waiting for.
     module = sys.modules.get("langchain_core.language_models.chat_models")
     base = getattr(module, "BaseChatModel", None)
     return base is not None and issubclass(cls, base)
@@ -87,14 +92,17 @@ def _is_chat_model(cls: type) -> bool:
 def _closing_what_it_starts(
     function: Callable[..., AsyncGenerator[Any, None]],
 ) -> Callable[..., AsyncGenerator[Any, None]]:
-    """On trio its generators close what they have started before they have closed; on asyncio it is as it was."""
+    """Wrap an async generator function: on trio its generators close what they have started.
+
+    They do so before their own closing ends. On asyncio nothing changes.
+    """
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         if not on_trio() or _belongs_to_an_owner(sys._getframe(1)):
             return function(*args, **kwargs)
         generator: Any = _closing(function, args, kwargs)
-        # What trio calls it when it was left open.
+        # The names by which trio reports a generator that was left open.
         generator.__name__, generator.__qualname__ = function.__name__, function.__qualname__
         return cast("AsyncGenerator[Any, None]", generator)
 
@@ -111,7 +119,7 @@ async def _closing(
     del args, kwargs
     try:
         while True:
-            await checkpoint()  # the steps themselves need not come to one
+            await checkpoint()  # the steps themselves may have none
             try:
                 item = await owner.run(generator.__anext__())
             except StopAsyncIteration:
@@ -129,7 +137,7 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> Any:
         if not on_trio() or _belongs_to_an_owner(sys._getframe(1)):
             return await function(*args, **kwargs)
-        await checkpoint()  # the call itself need not come to one
+        await checkpoint()  # the call itself may have none
         owner = CallScope()
         returned = False
         try:
@@ -145,9 +153,10 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _belongs_to_an_owner(caller: FrameType | None) -> bool:
-    """Return whether a library calls itself within a call; that call owns what is started.
+    """Return whether a library calls itself within a call, whose scope owns what is started.
 
-    A library's plain function that only hands a generator or an awaitable on stands for its caller.
+    A plain function of a library that only passes on a generator or an awaitable stands for its
+    caller.
     """
     while caller is not None:
         package = caller.f_globals.get("__name__", "").partition(".")[0]
@@ -168,7 +177,7 @@ def _of_this_loop(function: Callable[..., Any], choose: Callable[[Any], Any]) ->
 
 
 def _astream_events(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The third version of a chat model's `astream_events` is this package's stream."""
+    """Wrap a chat model's `astream_events`: on trio, its third version is this package's stream."""
 
     @functools.wraps(function)
     def astream_events(
@@ -182,7 +191,11 @@ def _astream_events(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _on_the_loop_of_the_reader(function: Callable[..., None]) -> Callable[..., None]:
-    """A stream that was made where no loop ran asked asyncio for one; its queue knows where it is read."""
+    """Wrap the sending methods of a stream so that on trio they use the loop of its reader.
+
+    A stream that was created where no loop ran has asked asyncio for one; its queue knows where it
+    is read.
+    """
 
     @functools.wraps(function)
     def send(self: Any, *args: Any) -> None:
@@ -198,7 +211,7 @@ def _on_the_loop_of_the_reader(function: Callable[..., None]) -> Callable[..., N
 
 
 def _coro_with_context(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """What is awaited at once, in a context, runs in the task of whoever awaits it."""
+    """Wrap `coro_with_context`: on trio the coroutine runs in the task that awaits it."""
 
     @functools.wraps(function)
     def coro_with_context(
@@ -212,7 +225,10 @@ def _coro_with_context(function: Callable[..., Awaitable[Any]]) -> Callable[...,
 
 
 def _unheard(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The end of a run is reported in a task of its own, to shield it; where nobody listens there is no need of one."""
+    """Wrap the report of a run's end: on trio it is skipped if there are no handlers.
+
+    The report runs in a task of its own, to shield it; without handlers none is needed.
+    """
 
     @functools.wraps(function)
     async def report(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -223,7 +239,10 @@ def _unheard(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A method of a runnable, wrapped here, may be what another runnable is made of."""
+    """Wrap `is_async_generator` so that it recognizes wrapped methods.
+
+    A runnable may be made of a method of another runnable, which is wrapped here.
+    """
 
     @functools.wraps(function)
     def is_async_generator(func: Any) -> bool:

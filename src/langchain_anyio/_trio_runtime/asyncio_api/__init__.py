@@ -1,1 +1,1 @@
-"""The names of asyncio that libraries use, on trio: each file ports one part of asyncio."""
+"""Ports of asyncio's names to trio: each module ports one part of asyncio."""

@@ -1,4 +1,4 @@
-"""Whether what a function returns is awaited at once."""
+"""Inspect a caller to find out whether it awaits the result of its call at once."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final, cast
 _CACHE: Final = opmap.get("CACHE", -1)
 _GET_AWAITABLE: Final = opmap["GET_AWAITABLE"]
 
-# How far behind a kind of call the next instruction is: past its inline caches.
+# The offset of the next instruction after each kind of call: past its inline caches.
 _next: Final[dict[int, int]] = {}
 
 
-# The code of functions that return to their caller what they call, and do nothing else with it.
+# The code of functions that only return the result of a call to their own caller.
 TRANSPARENT: Final[set[CodeType]] = set()
 
 
 def awaited_at_once(caller: FrameType) -> bool:
     """Return whether `caller` awaits the result of the call that it is making.
 
-    asyncio returns futures where what they stand for has begun. A caller that awaits one at once cannot tell that
-    from a coroutine, which needs no task.
+    asyncio returns futures whose work has already begun. A caller that awaits such a future at once
+    cannot tell it from a coroutine, which needs no task.
     """
     code = caller.f_code.co_code
     index = caller.f_lasti

@@ -1,8 +1,8 @@
-"""Who owns the tasks and the async generators that a call starts: the call, which does not end before them.
+"""Call scopes: own the tasks and async generators that a call starts, and end them with it.
 
-On asyncio they belong to the loop, and live on when the call that started them has long returned. A trio nursery would
-be the place for them, but none can be open across the `yield` of an async generator, which is where langchain-core
-starts most of its tasks.
+On asyncio, these belong to the event loop and live on after the call that started them has
+returned. A trio nursery would be the place for them, but none can stay open across the `yield` of
+an async generator, which is where langchain-core starts most of its tasks.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if sys.version_info < (3, 11):
 
 T = TypeVar("T")
 
-# What may go on when its surroundings are cancelled has this long to end.
+# Time limit for work that may continue after its surroundings were cancelled.
 CLEANUP_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
 
 
 class OwnedTask(Protocol):
-    """A task as far as its owner is concerned.
+    """The part of a task's interface that its call scope uses.
 
     Attributes:
-        finishes: Whether it is let finish when the call is cut off, instead of being cancelled.
+        finishes: Whether the task may finish when the call is cut off, instead of being cancelled.
     """
 
     finishes: bool
@@ -55,10 +55,10 @@ class _Frame(NamedTuple):
     """A call that a trio task is in the middle of.
 
     Attributes:
-        owner: The owner of the call.
-        nurseries: Number of nurseries that the task had open when the call began. Those opened
-            later are within the call; tasks in the others have nothing to do with it.
-        outer: The call that this one is made in, by the same task.
+        owner: The scope of the call.
+        nurseries: Number of nurseries that the task had open when the call began. Nurseries opened
+            later are within the call; tasks in the earlier ones have nothing to do with it.
+        outer: The enclosing call, made by the same task.
     """
 
     owner: CallScope
@@ -74,15 +74,16 @@ _left_open: WeakKeyDictionary[trio.Nursery, CallScope] = WeakKeyDictionary()
 
 @final
 class CallScope:
-    """The tasks that one public call of a library has started, and the async generators.
+    """The tasks and async generators that one public call of a library has started.
 
-    Tasks belong to the innermost call that they were started in. Generators belong to the outermost, which is where
-    nobody is left to read them: within it they may be handed around, as the branches of a `RunnableParallel` share their
-    input. One that is collected earlier is closed then, and the outermost call waits for that; one that may have left a
-    nursery open in its task is closed in that task, when the call ends.
+    Tasks belong to the innermost call in which they were started. Generators belong to the
+    outermost call: within it they may be passed around, as the branches of a `RunnableParallel`
+    share their input, and after it nobody is left to read them. A generator that is
+    garbage-collected earlier is closed then, and the outermost call waits for that. One that may
+    have left a nursery open in its task is closed in that task, when the call ends.
 
-    What the cleanup of a collected one raises is logged, as trio does; `KeyboardInterrupt` and `SystemExit` are raised by
-    the outermost call, when it ends.
+    Errors from closing a collected generator are logged, as trio does; `KeyboardInterrupt` and
+    `SystemExit` are raised by the outermost call, when it ends.
     """
 
     __slots__ = (
@@ -103,7 +104,7 @@ class CallScope:
         self._outermost: CallScope = self if outer is None else outer._outermost
         self._generators = AsyncGenerators(self._generator_collected, _place)
         self._collected: deque[AsyncGenerator[Any, Any]] = deque()
-        # Those collected that may hold a nursery open, with the task in which they began.
+        # Collected generators that may hold a nursery open, with the task in which they began.
         self._holding: deque[tuple[trio.lowlevel.Task, AsyncGenerator[Any, Any]]] = deque()
         self._exit: BaseException | None = None
         self._closing = trio.Lock()
@@ -112,10 +113,10 @@ class CallScope:
 
     @staticmethod
     def current() -> CallScope | None:
-        """Return the owner of the innermost call around the current task, `None` outside of all.
+        """Return the scope of the innermost call around the current task, `None` outside of all.
 
-        A task is within the calls that its nursery was opened in. Others that its parent task is
-        in the middle of began later, or are made beside it, and do not own what it starts.
+        A task is within the calls in which its nursery was opened. Other calls that its parent task
+        is in the middle of began later, or are made beside it, and do not own what it starts.
         """
         task = current_task()
         if (frame := _frames.get(task)) is not None:
@@ -134,13 +135,13 @@ class CallScope:
 
     @staticmethod
     def is_current_here() -> bool:
-        """Return whether the current task itself, not only one above it, is within a call."""
+        """Return whether the current task itself, not only an ancestor, is within a call."""
         return current_task() in _frames
 
     async def join(self) -> None:
-        """Wait for the tasks, when the call has come to its end: what it leaves to itself is let finish.
+        """Wait for the tasks when the call has come to its end, and let them finish.
 
-        They may take any time. That they are waited for is said after 5 seconds, in a `ResourceWarning`.
+        There is no time limit. After 5 seconds of waiting, a `ResourceWarning` names the tasks.
         """
         if self.tasks and self._holding:
             # The tasks of such a generator end when it is closed.
@@ -158,7 +159,10 @@ class CallScope:
             await self._settled()
 
     def end(self, *, everything: bool = True) -> bool:
-        """Do what `aclose()` does where that is nothing, as it is most often; tell whether it was."""
+        """Do what `aclose()` does if nothing is left to clean up; return whether that is the case.
+
+        It mostly is, and this is cheaper. The other case needs `aclose()`.
+        """
         if self.tasks or self._collected or self._holding or self._closing.locked():
             return False
         if self._exit is not None:
@@ -172,10 +176,11 @@ class CallScope:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, awaitable: Awaitable[T]) -> T:
-        """Await `awaitable`; what it starts belongs to this owner.
+        """Await `awaitable`; what it starts belongs to this scope.
 
-        A `KeyboardInterrupt` is raised in it only where the main task waits: raised between two statements of those
-        that drive coroutines by hand, it would take the whole run down. asyncio does not do otherwise.
+        `KeyboardInterrupt` is raised in it only where the main task waits: between two statements
+        of the code that drives coroutines by hand, it would crash the whole run. asyncio does the
+        same.
         """
         task = current_task()
         outer = _frames.get(task)
@@ -198,15 +203,17 @@ class CallScope:
     async def aclose(
         self, generator: AsyncGenerator[Any, Any] | None = None, *, everything: bool = True
     ) -> None:
-        """Cancel the tasks and wait for them; then close `generator`, and the others if this is the outermost.
+        """Cancel the tasks and wait for them; then close `generator`.
 
-        The tasks go first: they are what has the generators running. They have 5 seconds to end, whatever is cancelled
-        meanwhile. What has not ended by then is left behind and named in a `ResourceWarning`.
+        The outermost scope also closes all other generators. The tasks are stopped first, because
+        they may be running the generators. They have 5 seconds to end, whatever is cancelled
+        meanwhile. Tasks that have not ended by then are left behind and named in a
+        `ResourceWarning`.
 
         Args:
-            generator: The one that all of this has been for.
-            everything: Whether it is looked for those that only refer to each other: not where the call has
-                returned something, which they may be part of.
+            generator: The generator that the call has been running.
+            everything: Whether to look for generators that only refer to each other. Not where the
+                call has returned a value, which they may be part of.
         """
         self._ending = True
         try:
@@ -223,7 +230,7 @@ class CallScope:
                     if self._outermost is self:
                         await self._close_generators(everything=everything)
                 finally:
-                    if self.tasks:  # that closing has started
+                    if self.tasks:  # started by closing
                         await self._stop_tasks()
 
     async def _stop_tasks(self) -> None:
@@ -256,7 +263,8 @@ class CallScope:
         try:
             await self._close_collected()
             if everything:
-                # The frames that an error came through do not go on with what they have read.
+                # The frames that the current error came through do not read their generators any
+                # further.
                 await self._one_at_a_time(partial(self._generators.aclose, sys.exc_info()[1]))
         finally:
             try:
@@ -267,10 +275,11 @@ class CallScope:
                     raise_as_it_came(self._exit, self._exit.__traceback__)
 
     def _generator_collected(self, generator: AsyncGenerator[Any, Any]) -> None:
-        # Whoever let go of it may be anywhere, in another thread or in the middle of trio's own code.
+        # The last reference may be dropped anywhere: in another thread, or in the middle of trio's
+        # own code.
         task, nurseries = self._generators.pop_mark(generator) or (None, 0)
         if task is not None and len(task.child_nurseries) > nurseries:
-            # One of those opened since may be the generator's own.
+            # One of the nurseries opened since may be the generator's own.
             self._holding.append((task, generator))
             return
         self._collected.append(generator)
@@ -280,7 +289,7 @@ class CallScope:
             self._collected.clear()
 
     def _start_closing(self) -> None:
-        # Whoever is closing, or ending, closes these too.
+        # If closing is in progress, or the call is ending, these are closed there.
         if self._collected and not self._ending and not self._closing.locked():
             try:
                 trio.lowlevel.spawn_system_task(
@@ -293,7 +302,7 @@ class CallScope:
         try:
             if not self._closing.locked():
                 await self._one_at_a_time(self._close_in_turn)
-        except BaseException as exc:  # noqa: BLE001 - of a system task, which takes the whole run down
+        except BaseException as exc:  # noqa: BLE001 - any error in a system task crashes the run
             contain(exc, "closing async generators failed")
 
     async def _close_collected(self) -> None:
@@ -303,11 +312,14 @@ class CallScope:
                 _logger.error("%r is left open: it was begun in another task", generator)
             self._holding.clear()
             await self._one_at_a_time(self._close_in_turn)
-            if not self._holding:  # that closing has left
+            if not self._holding:  # closing has added none
                 break
 
     def _closable_here(self) -> list[AsyncGenerator[Any, Any]]:
-        """Take out those that may hold a nursery open, but in no other task that goes on."""
+        """Remove and return the generators of `_holding` that can be closed in the current task.
+
+        These began in this task, or in one that has ended.
+        """
         here = current_task()
         closable, others = [], []
         for task, generator in self._holding:
@@ -319,7 +331,7 @@ class CallScope:
         return closable
 
     async def _one_at_a_time(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Close generators while nobody else does: closing one closes those that it reads."""
+        """Call `close` while no other task closes generators: closing one closes those it reads."""
         with trio.move_on_after(CLEANUP_SECONDS, shield=True):
             await self._closing.acquire()
         try:
@@ -345,20 +357,20 @@ class CallScope:
 
 
 def _place() -> tuple[trio.lowlevel.Task, int]:
-    """Return the current task, and how many nurseries it has open."""
+    """Return the current task and the number of nurseries that it has open."""
     task = current_task()
     return task, len(task.child_nurseries)
 
 
 async def _insist(close: Callable[[], Awaitable[None]]) -> None:
-    """Have all generators closed, though closing one of them was cancelled."""
+    """Repeat `close` until all generators are closed, even if closing one of them is cancelled."""
     cancelled = None
     while True:
         try:
             await close()
             break
         except trio.Cancelled as exc:
-            # The generator that it came out of is closed.
+            # The generator that raised it is closed.
             cancelled = exc
     if cancelled is not None:
         try:

@@ -1,4 +1,4 @@
-"""Awaiting something in another context, mostly without a task of its own."""
+"""Await something in another context, mostly without a task of its own."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .call_scope import CallScope
 
 T = TypeVar("T")
 
-# Python limits the depth of the stack. Each task has a stack of its own, and asyncio's would take
-# one for each of these; here every so many nested ones do.
+# Python limits the depth of the stack, and each task has a stack of its own. asyncio would use a
+# task for each nested awaitable; here one in this many runs in its own task.
 _NESTED_IN_ONE_TASK: Final = 16
 _nested: ContextVar[int] = ContextVar("langchain_anyio_nested", default=0)
 
 
 @final
 class InContext(Generic[T]):
-    """An awaitable that runs `awaitable` in `context`, in the task of whoever awaits it.
+    """An awaitable that runs `awaitable` in `context`, in the task that awaits it.
 
-    What it runs is cancelled by the scopes around it, and raises straight to whoever awaits it, so for what is awaited at
-    once this is all that `create_task(awaitable, context=context)` is for. Where many of them are nested, one in 16
-    runs in a task of its own, so that the stack stays shallow.
+    The scopes around it cancel what it runs, and errors are raised directly in the awaiting task.
+    For something that is awaited at once, this is all that `create_task()` with a context is for.
+    Where many are nested, one in 16 runs in a task of its own, so that the stack stays shallow.
 
     Args:
-        awaitable: What to run.
-        context: What to run it in.
+        awaitable: The awaitable to run.
+        context: The context to run it in.
         yielding: Whether other tasks run first, as they do before a task begins.
-        in_list: Whether the result is returned in a list, as that of several is.
+        in_list: Whether to return the result in a list, as `gather` does.
 
     Raises:
         RuntimeError: The context is entered already.
@@ -58,7 +58,7 @@ class InContext(Generic[T]):
         if self._in_own_task:
             return self._steps()
         nested = _nested.get() + 1
-        # The same context may be for many steps, one after the other.
+        # Set each time, as the same context may serve for many steps, one after the other.
         self._context.run(_nested.set, nested)
         if nested % _NESTED_IN_ONE_TASK:
             return self._steps()
@@ -68,7 +68,7 @@ class InContext(Generic[T]):
     def _steps(self) -> Generator[Any, Any, T]:
         run = self._context.run
         awaitable = self._awaitable
-        # A coroutine has the methods of the iterator that it would return.
+        # A coroutine has the methods of the iterator that its `__await__()` returns.
         steps: Any = awaitable if type(awaitable) is CoroutineType else awaitable.__await__()
         resume: Callable[[Any], Any] = steps.send
         value: Any = None
@@ -98,7 +98,7 @@ class InContext(Generic[T]):
 
 
 async def _in_own_task(awaitable: Awaitable[T]) -> T:
-    """Await something in a child task, and return or raise what it does, not in a group."""
+    """Await something in a child task; return its result or raise its error, not in a group."""
     outcome: Outcome[T] | None = None
 
     @trio.lowlevel.enable_ki_protection
@@ -111,7 +111,7 @@ async def _in_own_task(awaitable: Awaitable[T]) -> T:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
     except BaseException:
-        # Where there is an outcome, this is a cancellation, which comes again at the next checkpoint.
+        # If there is an outcome, this is a cancellation, which comes again at the next checkpoint.
         if outcome is None:
             raise
     assert outcome is not None

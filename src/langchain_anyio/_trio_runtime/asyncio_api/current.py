@@ -1,4 +1,4 @@
-"""Which of asyncio's tasks is current on trio, and tasks that begin at once."""
+"""asyncio's current task, all tasks and eager task factories on trio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @final
 class ForeignTask:
-    """A trio task, as far as `asyncio.current_task()` is asked about it, that is no task of the runtime's."""
+    """The result of `asyncio.current_task()` in a trio task that the runtime did not start."""
 
     __slots__ = ("_task",)
 
@@ -29,7 +29,7 @@ class ForeignTask:
         return self._task.name
 
     def cancelling(self) -> int:
-        """Tell whether a scope around the task is cancelled, which asyncio counts the requests for."""
+        """Return 1 if a scope around the task is cancelled, else 0; asyncio counts requests."""
         return int(
             isinstance(sys.exc_info()[1], trio.Cancelled)
             or trio.current_effective_deadline() == -float("inf")
@@ -43,7 +43,7 @@ class ForeignTask:
 
 
 def current_task(loop: object = None) -> Task[Any] | ForeignTask | None:
-    """Port `asyncio.current_task`; a loop of asyncio's has its own."""
+    """Port `asyncio.current_task`; for a loop of asyncio, return asyncio's current task."""
     if loop is not None and not isinstance(loop, TrioLoop):
         return asyncio.current_task(cast("Any", loop))  # type: ignore[return-value]
     task = trio.lowlevel.current_task()
@@ -51,7 +51,7 @@ def current_task(loop: object = None) -> Task[Any] | ForeignTask | None:
 
 
 def all_tasks(loop: object = None) -> set[Task[Any]]:
-    """Port `asyncio.all_tasks`: those of the run that have been made here, whatever call they belong to."""
+    """Port `asyncio.all_tasks`: the runtime's unfinished tasks in this run, of whatever call."""
     if loop is not None and not isinstance(loop, TrioLoop):
         return asyncio.all_tasks(cast("Any", loop))  # type: ignore[return-value]
     root = trio.lowlevel.current_root_task()
@@ -67,14 +67,17 @@ def eager_task_factory(
     name: str | None = None,
     context: Context | None = None,
 ) -> Task[T]:
-    """Port `asyncio.eager_task_factory`; the task does not begin at once, but before any that is started later."""
+    """Port `asyncio.eager_task_factory`.
+
+    The task does not begin at once, but before any task that is started later.
+    """
     return Task(coro, name=name, context=context)
 
 
 def create_eager_task_factory(
     custom_task_constructor: Callable[..., T],
 ) -> Callable[..., T]:
-    """Port `asyncio.create_eager_task_factory`; likewise."""
+    """Port `asyncio.create_eager_task_factory`, for tasks that begin as in `eager_task_factory`."""
 
     def factory(loop: object, coro: Awaitable[Any], **kwargs: Any) -> T:
         return custom_task_constructor(coro, loop=loop, eager_start=True, **kwargs)

@@ -1,8 +1,9 @@
 """asyncio's futures and tasks on trio.
 
-Only what runs in a trio task calls anything here. The meaning of each name is asyncio's, with structure added: a task
-does not outlive the call that started it, awaiting something is to answer for it, and whoever is cancelled raises
-trio's own `Cancelled` and no other.
+Everything here must be called in a trio task. Each name means what it means on asyncio, with
+structured concurrency added: a task does not outlive the call that started it, a task that awaits
+something is responsible for it, and a cancelled task raises trio's own `Cancelled` and nothing
+else.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-# Which task each of trio's runs.
+# The task that each trio task runs.
 _running: dict[trio.lowlevel.Task, Task[Any]] = {}
 
 _turns: trio.lowlevel.RunVar[StartOrder] = trio.lowlevel.RunVar("langchain_anyio_turns")
@@ -54,13 +55,14 @@ def turns_of_this_run() -> StartOrder:
 
 
 class Future(Generic[T]):
-    """A result that is still to come.
+    """A result that is not available yet.
 
-    Ports `asyncio.Future`. Its callbacks are called at once, and not soon, when it is done.
+    Ports `asyncio.Future`. When it is done, its callbacks are called at once, not scheduled.
     """
 
-    # In the class, so that a future that is still to come is quickly made.
-    # Returns the loop of the current run; set where the loop is defined, which makes futures itself.
+    # Defaults are in the class, which makes a pending future quick to create. `_running_loop`
+    # returns the loop of the current run; the module of the loop sets it, because that one makes
+    # futures.
     _running_loop: ClassVar[staticmethod[[], object]]
     _loop: object = None
     _result: T | None = None
@@ -87,7 +89,7 @@ class Future(Generic[T]):
 
     def result(self) -> T:
         if (error := self.exception()) is not None:
-            # Without the places where it has been raised before: a future may be awaited often.
+            # Without the traceback entries of earlier raises: a future may be awaited often.
             raise error.with_traceback(self._traceback)
         return cast("T", self._result)
 
@@ -100,10 +102,11 @@ class Future(Generic[T]):
         return self._exception
 
     def _cancellation(self) -> BaseException:
-        """Return what tells the awaiting side that this was cancelled.
+        """Return the exception that tells the awaiting task of the cancellation.
 
-        It is asyncio's error: trio's own is for cancel scopes to raise, and one that no scope knows would
-        go through all nurseries. Where trio's is at hand already, that one goes on.
+        It is asyncio's error: trio's own is for cancel scopes to raise, and one that no scope knows
+        would propagate through all nurseries. If trio's is being handled already, it is returned,
+        and goes on.
         """
         at_hand = sys.exc_info()[1]
         if isinstance(at_hand, trio.Cancelled):
@@ -183,7 +186,7 @@ class Future(Generic[T]):
         return self._loop or self._running_loop()
 
     async def settled(self) -> None:
-        """Wait until it is done, without raising what it raised."""
+        """Wait until the future is done, without raising its exception."""
         if not self.done():
             await self._event.wait()
 
@@ -191,18 +194,20 @@ class Future(Generic[T]):
         return self._outcome().__await__()
 
     async def _outcome(self) -> T:
-        """Wait, and take the work along when the waiting is interrupted: cancel it, and wait for its end."""
+        """Wait for the result; if the waiting is interrupted, cancel the work and join it."""
         try:
             await self.settled()
         except BaseException as interruption:
             if isinstance(interruption, trio.Cancelled) and self.done():
-                # It was done before the awaiting side could tell. asyncio's primitives count on it that whom they have
-                # woken has taken what it was woken for; the next checkpoint raises the cancellation again.
+                # It was done before the awaiting task could notice. asyncio's primitives rely on a
+                # woken task to take what it was woken for; the next checkpoint raises the
+                # cancellation again.
                 return self.result()
             self.cancel()
             with trio.CancelScope(shield=True):
                 await self.settled()
-            # As in a nursery: an error goes before the cancellation that it came up in.
+            # As in a nursery, an error takes precedence over the cancellation during which it was
+            # raised.
             if isinstance(interruption, trio.Cancelled) and not self._cancelled:
                 self._retrieved = True
                 if self._exception is not None:
@@ -223,20 +228,22 @@ class Future(Generic[T]):
         return f"finished result={reprlib.repr(self._result)}"
 
     def __del__(self) -> None:
-        # A generator that has come to its end is no error.
+        # The end of a generator is not an error.
         error = self._exception
         if error is not None and not self._retrieved and not isinstance(error, StopAsyncIteration):
             _logger.error("the exception of %r was never retrieved", self, exc_info=self._exception)
 
 
 class Task(Future[T]):
-    """A coroutine that runs by itself.
+    """A coroutine that runs concurrently.
 
-    Ports `asyncio.Task`. It runs as a trio system task, because it may be started in an async generator, where no
-    nursery can be open; it belongs to the public call that it was started in, and to the run where there is none.
+    Ports `asyncio.Task`. It runs as a trio system task, because it may be started in an async
+    generator, where no nursery can be open. It belongs to the public call in which it was started,
+    and to the run if there is none.
 
     Attributes:
-        finishes: Whether the call lets it finish, within the time that its cleanup has, and does not cancel it at once.
+        finishes: Whether the call lets it finish, within the time limit for cleanup, instead of
+            cancelling it at once.
     """
 
     finishes = False
@@ -248,7 +255,7 @@ class Task(Future[T]):
         loop: object = None,
         name: object = None,
         context: Context | None = None,
-        eager_start: bool = False,  # noqa: ARG002  # asyncio's; a task begins in its turn
+        eager_start: bool = False,  # noqa: ARG002  # asyncio's; tasks begin in start order
     ) -> None:
         if not hasattr(coro, "__await__") and not isawaitable(coro):
             raise TypeError(f"a coroutine was expected, got {coro!r}")
@@ -268,25 +275,26 @@ class Task(Future[T]):
             trio.lowlevel.spawn_system_task(self._begin, name=self._name, context=context)
             self._turn = turns_of_this_run().make()
         except RuntimeError:
-            # The run is ending and takes no more tasks, while its last generators are closed: it runs as it is awaited.
+            # The run is ending and accepts no more tasks, while its last generators are closed.
+            # This task runs when it is awaited.
             self._late = True
 
     _late = False
 
     @staticmethod
     def of(task: trio.lowlevel.Task) -> Task[Any] | None:
-        """Return the task that a trio task runs, `None` where it runs none."""
+        """Return the task that a trio task runs, `None` if it runs none."""
         return _running.get(task)
 
     @staticmethod
     def started_in(task: trio.lowlevel.Task) -> Task[Any] | None:
-        """Return the task that a system task has been started for, whether it has begun or not."""
+        """Return the task that a system task was started for, begun or not; `None` if for none."""
         if getattr(task.coro, "cr_code", None) is not Task._begin.__code__:
             return None
         return cast("Task[Any] | None", getcoroutinelocals(task.coro).get("self"))
 
     def detach(self) -> None:
-        """Have it belong to the run, and not to the call that it was started in; before it has begun."""
+        """Make the task belong to the run instead of the call that started it, before it begins."""
         if self._owner is not None:
             self._owner.tasks.discard(self)
             self._owner = None
@@ -307,7 +315,7 @@ class Task(Future[T]):
         self._name = str(value)
 
     def get_coro(self) -> Awaitable[T] | None:
-        """Return what it runs; `None` once that has ended, which it does not keep."""
+        """Return the awaitable that it runs, `None` once that has ended: it is not kept."""
         return self._awaitable
 
     def get_context(self) -> Context:
@@ -345,8 +353,9 @@ class Task(Future[T]):
                 await turn.come()
             turn.take()
             await self._run()
-        except BaseException as exc:  # noqa: BLE001  # of a system task, which takes the whole run down
-            # The run's cancellation need not go on from here: the task ends. No other one may.
+        except BaseException as exc:  # noqa: BLE001  # any error in a system task crashes the run
+            # The run's own cancellation may stop here, as the task ends. Nothing else may leave the
+            # task.
             contain(exc, f"{self!r} failed")
 
     async def _run(self) -> None:
@@ -358,8 +367,9 @@ class Task(Future[T]):
         cancelled = False
         ours: BaseException | None = None
         try:
-            # As on asyncio, a coroutine that was cancelled before it began does not begin. The next step of an async
-            # generator does: to close that would be to begin closing the generator, and not to end it.
+            # As on asyncio, a coroutine that was cancelled before it began does not begin. The next
+            # step of an async generator does: closing the step would start to close the generator,
+            # and not finish.
             if self._scope.cancel_called and isinstance(awaitable, CoroutineType):
                 awaitable.close()
                 cancelled = True
@@ -372,8 +382,9 @@ class Task(Future[T]):
             if self._message is None and exc.args:
                 self._message = exc.args[0]
             cancelled = True
-        except BaseException as exc:  # noqa: BLE001  # whoever awaits the task gets it
-            # trio's cancellation that is left here is that of the run, which has to have it back.
+        except BaseException as exc:  # noqa: BLE001  # raised where the task is awaited
+            # A cancellation by trio that arrives here is that of the run, and has to be raised
+            # again.
             ours, self._exception = _split(exc)
             if self._exception is None:
                 cancelled = True
@@ -386,7 +397,7 @@ class Task(Future[T]):
                 _running[here] = outer
         if len(here.child_nurseries) > nurseries:
             await close_open_nurseries(nurseries)
-        # Not while the exception is at hand: to the callbacks, `CancelledError` would be trio's.
+        # Not while the exception is being handled: callbacks would see `CancelledError` as trio's.
         self._end(cancelled=cancelled)
         if ours is not None:
             try:
@@ -401,7 +412,7 @@ class Task(Future[T]):
             self._owner.tasks.discard(self)
         try:
             self._announce()
-        except EXITS as exc:  # of a callback; there is nobody but the awaiting side to have it
+        except EXITS as exc:  # from a callback; only the awaiting task can raise it
             self._cancelled, self._exception = False, exc
 
     def __repr__(self) -> str:
@@ -414,7 +425,7 @@ class Task(Future[T]):
 def _split(
     exc: BaseException,
 ) -> tuple[BaseException | None, BaseException | None]:
-    """Part trio's cancellation from what else there is."""
+    """Split an exception into trio's cancellation and everything else."""
     if isinstance(exc, trio.Cancelled):
         return exc, None
     if isinstance(exc, BaseExceptionGroup):
@@ -430,13 +441,13 @@ def create_task(
     context: Context | None = None,
     eager_start: bool = False,
 ) -> Task[T]:
-    """Port `asyncio.create_task`; `context` is taken on every Python."""
+    """Port `asyncio.create_task`; `context` is accepted on every Python version."""
     return Task(coro, name=name, context=context, eager_start=eager_start)
 
 
 def ensure_future(coro_or_future: Awaitable[T], *, loop: object = None) -> Future[T]:
     """Port `asyncio.ensure_future`."""
-    if type(coro_or_future) is CoroutineType:  # as most often
+    if type(coro_or_future) is CoroutineType:  # the common case
         return Task(coro_or_future, loop=loop)
     if isinstance(coro_or_future, Future):
         if loop is not None and loop is not coro_or_future.get_loop():
@@ -457,21 +468,22 @@ def isfuture(value: object) -> bool:
 
 
 def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -> Awaitable[list[Any]]:
-    """Await all of them at the same time and return their results in order.
+    """Await all awaitables concurrently, and return their results in order.
 
     When one fails, the others are cancelled and waited for, then its error is raised, bare.
 
-    Ports `asyncio.gather`, where the others run on and nobody waits for them. What is not awaited at once is a task.
+    Ports `asyncio.gather`, where the others continue and nobody waits for them. If the result is
+    not awaited at once, it is a task.
     """
     if not awaited_at_once(_getframe(1)):
         return _begun(_gather(awaitables, return_exceptions), awaitables)
-    if len(awaitables) == 1 and not return_exceptions:  # as most often: it needs no task
+    if len(awaitables) == 1 and not return_exceptions:  # the common case needs no task
         return InContext(awaitables[0], copy_context(), False, True)
     return _gather(awaitables, return_exceptions)
 
 
 def _begun(gathering: Coroutine[Any, Any, list[Any]], awaitables: Iterable[Any]) -> Task[list[Any]]:
-    """Return the task of what is not awaited at once."""
+    """Return a task for a gathering that is not awaited at once."""
     if not all(map(isawaitable, awaitables)):
         gathering.close()
         raise TypeError("An asyncio.Future, a coroutine or an awaitable is required")
@@ -487,7 +499,7 @@ async def _gather(awaitables: tuple[Awaitable[Any], ...], return_exceptions: boo
                 raise
             return [exc]
     if len(set(awaitables)) < len(awaitables):
-        # One that is there twice is awaited once.
+        # An awaitable that is passed twice is awaited once.
         different = tuple(dict.fromkeys(awaitables))
         outcomes = dict(zip(different, await _gather(different, return_exceptions), strict=True))
         return [outcomes[awaitable] for awaitable in awaitables]
@@ -495,7 +507,8 @@ async def _gather(awaitables: tuple[Awaitable[Any], ...], return_exceptions: boo
     to_begin = iter(enumerate(awaitables))
 
     async def run() -> None:
-        # In their order, as on asyncio, and all in one tick: trio begins the tasks of a tick in either order.
+        # In order, as on asyncio, and all in one tick: trio begins the tasks of a tick in either
+        # order.
         index, awaitable = next(to_begin)
         try:
             results[index] = await _owned(awaitable)
@@ -512,9 +525,9 @@ async def _gather(awaitables: tuple[Awaitable[Any], ...], return_exceptions: boo
 def gather_to_the_end(
     *awaitables: Awaitable[Any], return_exceptions: bool = False
 ) -> Awaitable[list[Any]]:
-    """As `gather`, but when one fails, the others are let finish.
+    """Like `gather`, but when one awaitable fails, the others are allowed to finish.
 
-    For callback handlers: none shall miss an event because of another's error.
+    For callback handlers: none may miss an event because of another's error.
     """
     gathering = _gather_to_the_end(awaitables, return_exceptions)
     if awaited_at_once(_getframe(1)):
@@ -557,7 +570,10 @@ async def _owned(awaitable: Awaitable[T]) -> T:
 
 
 async def _all(run: Callable[[], Awaitable[None]], times: int) -> None:
-    """Run something several times in a nursery and raise the first error bare, as asyncio's callers expect it."""
+    """Run `run` several times in a nursery, and raise the first error bare.
+
+    Callers that were written for asyncio expect no exception group.
+    """
     try:
         async with trio.open_nursery() as nursery:
             for _ in range(times):
@@ -574,18 +590,19 @@ async def _all(run: Callable[[], Awaitable[None]], times: int) -> None:
             _logger.error("a second error among those gathered", exc_info=other)
         raise errors.exceptions[0]
     finally:
-        # Their tracebacks refer to this frame, which else would be freed by the garbage collector alone.
+        # Their tracebacks refer to this frame: without this, only the garbage collector would free
+        # it.
         del group, cancelled, errors
         other = None
 
 
 def shield(arg: Awaitable[T]) -> Awaitable[T]:
-    """Await something that goes on when the awaiting side is cancelled.
+    """Await something that continues when the awaiting task is cancelled.
 
-    It is waited for then, for 5 seconds at most, before the cancellation goes on; what has not ended by then is
-    cancelled with the rest.
+    The task then waits for it, for 5 seconds at most, before the cancellation goes on; if it has
+    not ended by then, it is cancelled too.
 
-    Ports `asyncio.shield`, where nobody waits. What is not awaited at once is a task.
+    Ports `asyncio.shield`, where nobody waits. If the result is not awaited at once, it is a task.
     """
     future = ensure_future(arg)
     if future.done():

@@ -1,4 +1,4 @@
-"""What langchain-core asks of an event loop, of trio's."""
+"""The event loop interface that langchain-core uses, of a trio run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
-# The errors that asyncio raises its own for, before Python 3.11, where all of them are one.
+# Before Python 3.11, these differ from `asyncio.TimeoutError`, which asyncio raises instead.
 _TIMEOUTS_OF_THREADS: tuple[type[Exception], ...] = (
     (concurrent.futures.TimeoutError,) if sys.version_info < (3, 11) else ()
 )
@@ -52,22 +52,26 @@ def running_loop() -> TrioLoop:
 
 
 def running_loop_of_handlers() -> TrioLoop:
-    """Return the same, but with the threads of the handlers: models hold their threads while they wait for handlers."""
+    """Return the loop of the current trio run with the worker threads for handlers.
+
+    Handlers have threads of their own, because models hold theirs while they wait for handlers.
+    """
     return running_loop()._of_handlers
 
 
 @final
 class TrioLoop:
-    """A trio run, as far as langchain-core knows it: by a few methods of `asyncio.AbstractEventLoop`.
+    """A trio run, with the methods of `asyncio.AbstractEventLoop` that langchain-core uses.
 
-    The methods are for the run's own thread, but for `call_soon_threadsafe`, `is_running` and `is_closed`.
+    The methods are for the run's own thread, except `call_soon_threadsafe`, `is_running` and
+    `is_closed`.
     """
 
     def __init__(self, limiter: Callable[[], anyio.CapacityLimiter]) -> None:
         self._loop = Loop()
         self._limiter = _Limiter(limiter())
         self._closed = False
-        # What other threads, and asyncio's loops in this one, have the run call soon.
+        # Callbacks scheduled by other threads, and by asyncio's loops in this one.
         self._to_call: deque[Handle] = deque()
         self._of_handlers = self
         if limiter is model_limiter:
@@ -88,10 +92,11 @@ class TrioLoop:
         func: Callable[..., T],
         *args: Any,
     ) -> Awaitable[T]:
-        """Call `func` in a thread of the executor, or in a worker thread of ours.
+        """Call `func` in a thread of the executor, or in a worker thread of this package.
 
-        When the awaiting side is cancelled, the thread is waited for, for 5 seconds at most; then it is left behind and
-        named in a `ResourceWarning`. A call that has not begun does not begin. What is not awaited at once is a task.
+        When the awaiting task is cancelled, it waits for the thread, for 5 seconds at most; then
+        the thread is left behind, and a `ResourceWarning` names the function. A call that has not
+        begun does not begin. If the result is not awaited at once, it is a task.
         """
         call = self._run_in_executor(executor, func, *args)
         if awaited_at_once(_getframe(1)):
@@ -143,10 +148,10 @@ class TrioLoop:
     def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Handle:
-        """Have the run call `callback`; may be called from any thread.
+        """Schedule `callback` in the run; may be called from any thread.
 
-        In a task of the run it is called at once, so that it keeps its place before whatever the task wakes, unless there
-        are others still to call.
+        In a task of the run it is called at once, so that it precedes whatever the task wakes,
+        unless earlier callbacks are still to be called.
 
         Raises:
             RuntimeError: The run is over.
@@ -164,7 +169,7 @@ class TrioLoop:
     call_soon = call_soon_threadsafe
 
     def _call_next(self) -> None:
-        # It is there until it has been called: what it leads to comes after it.
+        # It stays in the queue until it has been called: what it schedules comes after it.
         try:
             self._to_call[0]()
         finally:
@@ -177,7 +182,10 @@ class TrioLoop:
         *args: Any,
         context: Context | None = None,
     ) -> TimerHandle:
-        """Have the run call `callback` at a time of its clock; it belongs to the run, and to no call."""
+        """Schedule `callback` for a time of the run's clock.
+
+        The timer belongs to the run, and to no call.
+        """
         timer = TimerHandle(when, callback, args, copy_context() if context is None else context)
         trio.lowlevel.spawn_system_task(timer.wait, name=_name(callback))
         return timer
@@ -189,11 +197,14 @@ class TrioLoop:
         *args: Any,
         context: Context | None = None,
     ) -> TimerHandle:
-        """Have the run call `callback` after some seconds; it belongs to the run, and to no call."""
+        """Schedule `callback` after a delay in seconds.
+
+        The timer belongs to the run, and to no call.
+        """
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Log what went wrong, as asyncio does where no handler has been set."""
+        """Log an error, as asyncio does if no handler has been set."""
         _logger.error(context.get("message"), exc_info=context.get("exception"))
 
     def get_debug(self) -> bool:
@@ -213,7 +224,7 @@ class TrioLoop:
 
 
 class Handle:
-    """A call that a loop is to make.
+    """A callback that a loop is going to call.
 
     Ports `asyncio.Handle`.
     """
@@ -237,7 +248,7 @@ class Handle:
             _logger.exception("a callback of the loop failed")
 
     def cancel(self) -> None:
-        """Take the call back, where it has not been made yet."""
+        """Cancel the callback, if it has not been called yet."""
         self._cancelled = True
 
     def cancelled(self) -> bool:
@@ -249,7 +260,7 @@ class Handle:
 
 @final
 class TimerHandle(Handle):
-    """A call that a loop is to make at some time.
+    """A callback that a loop is going to call at a given time.
 
     Ports `asyncio.TimerHandle`.
     """
@@ -273,7 +284,7 @@ class TimerHandle(Handle):
             try:
                 self()
             except BaseException:
-                # Nothing may leave a system task but trio's cancellation, which no callback raises.
+                # Only trio's cancellation may leave a system task, and no callback raises that.
                 _logger.exception("a callback of the loop failed")
 
     def cancel(self) -> None:
@@ -293,7 +304,7 @@ async def to_thread(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
 
 @final
 class _Call:
-    """One call in a worker thread, as the thread and the run both see it."""
+    """The state of one call in a worker thread, shared by the thread and the run."""
 
     __slots__ = ("_abandoned", "_args", "_func", "_lock", "_loop", "_over", "_running")
 
@@ -312,11 +323,11 @@ class _Call:
                 return (None,)
             self._running = True
         try:
-            # trio refuses a bare coroutine: it takes the function for an asynchronous one.
+            # In a tuple: trio refuses a bare coroutine, as it takes the function for an async one.
             return (self._func(*self._args),)
         except BaseException as exc:
             if is_cancellation(exc):
-                # Of a loop of its own: nothing here was cancelled.
+                # It comes from an event loop inside `func`: nothing here was cancelled.
                 raise RuntimeError(f"{_name(self._func)} raised {type(exc).__name__}") from exc
             raise
         finally:
@@ -326,7 +337,10 @@ class _Call:
                 self._loop.call_soon(self._over.set)
 
     async def left(self) -> bool:
-        """Wait for the thread, now that nobody waits for its result; tell whether it has left the function."""
+        """Wait for the thread, without its result; return whether it has left the function.
+
+        Waits for 5 seconds at most, whatever is cancelled.
+        """
         over = trio.Event()
         with self._lock:
             self._abandoned = True
@@ -340,7 +354,10 @@ class _Call:
 
 @final
 class _Limiter:
-    """A limiter that lets the next one through at once if it can: what waits for a thread is a checkpoint anyway."""
+    """A limiter that acquires without a checkpoint if it can.
+
+    Waiting for a worker thread is a checkpoint anyway.
+    """
 
     __slots__ = ("_limiter",)
 

@@ -1,4 +1,4 @@
-"""What error messages say of the names of asyncio that are nothing on trio."""
+"""Error messages for the names of asyncio that have no meaning on trio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIGNALS: Final = "use anyio.open_signal_receiver() or trio.open_signal_receiver
 _SOCKETS: Final = "use trio.socket, and trio.lowlevel.wait_readable()"
 _RUN: Final = "the run begins with trio.run() and ends with the function that it was given"
 
-# What to do instead, for what begins the names of the package and of loops.
+# The alternatives, by the beginning of a name of the package or of loops.
 _WAYS_OUT: Final = {
     "add_reader": _SOCKETS,
     "add_writer": _SOCKETS,
@@ -51,13 +51,13 @@ _WAYS_OUT: Final = {
 
 
 def way_out(name: str) -> str:
-    """Return what to do where a name of asyncio is nothing on trio; "" where there is nothing to say."""
+    """Return what to use instead of a name that has no meaning on trio, "" if nothing is known."""
     found = (way for beginning, way in _WAYS_OUT.items() if name.startswith(beginning))
     return next(found, "")
 
 
 def missing_of_task(name: str) -> str:
-    """Return the message for an attribute that a task on trio has not."""
+    """Return the message for an attribute that a task on trio does not have."""
     if name.startswith("_") or not hasattr(asyncio.Task, name):
         return f"'Task' object has no attribute {name!r}"
     hint = way_out(name)
@@ -65,7 +65,7 @@ def missing_of_task(name: str) -> str:
 
 
 def missing_of_loop(name: str) -> str:
-    """Return the message for an attribute that the loop of a trio run has not."""
+    """Return the message for an attribute that the loop of a trio run does not have."""
     if not hasattr(asyncio.AbstractEventLoop, name):
         return f"the loop of a trio run has no attribute {name!r}"
     hint = way_out(name)

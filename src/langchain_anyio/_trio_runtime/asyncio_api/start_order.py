@@ -1,4 +1,7 @@
-"""The order in which tasks begin: that of their making, as on asyncio; trio begins those of a tick in either order."""
+"""Make tasks begin in the order in which they were created, as on asyncio.
+
+trio begins the tasks of one tick in either order.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import trio
 
 @final
 class StartOrder:
-    """Tasks that begin one after the other.
+    """The order of tasks that begin one after the other.
 
-    Code written for asyncio counts on it: it numbers its calls as they begin, and finds them again by their numbers.
+    Code written for asyncio relies on this order: it numbers its calls as they begin, and finds
+    them again by their numbers.
     """
 
     __slots__ = ("_parked", "_to_begin")
@@ -30,7 +34,7 @@ class StartOrder:
 
 @final
 class Turn:
-    """A place in the order."""
+    """A task's place in the start order."""
 
     __slots__ = ("_turns",)
 
@@ -41,17 +45,17 @@ class Turn:
         return self._turns._to_begin[0] is self
 
     async def come(self) -> None:
-        """Wait for those before, whatever is cancelled: they begin soon."""
+        """Wait for the turns before this one, whatever is cancelled: they come soon."""
         with trio.CancelScope(shield=True):
             while not self.is_next():
                 woken = self._turns._parked[self] = trio.Event()
                 await woken.wait()
 
     def take(self) -> None:
-        """Let the next ones begin.
+        """Take this turn, and let the next tasks begin.
 
-        All that wait are woken, in order: where trio runs them in this order they all begin in one tick, as on asyncio,
-        and in the other one of them does, and wakes the rest again.
+        All waiting tasks are woken, in order. Where trio runs them in this order, they all begin in
+        one tick, as on asyncio. In the reverse order one of them begins, and wakes the rest again.
         """
         to_begin, parked = self._turns._to_begin, self._turns._parked
         to_begin.popleft()

@@ -1,6 +1,7 @@
-"""asyncio's events, locks, semaphores and queues, which belong to trio where they are first waited on there.
+"""asyncio's events, locks, semaphores and queues, which trio tasks can wait on too.
 
-They stay asyncio's own classes, and on asyncio do nothing else: all that they need of a loop is futures.
+They are subclasses of asyncio's own classes, and behave the same on asyncio: all that they need of
+a loop is futures. On trio they are bound to the run in which they are first waited on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ else:
 
 class _Portable(_Primitive):
     def _get_loop(self) -> Any:
-        # The one place where all of asyncio's primitives ask for their loop.
+        # All of asyncio's primitives get their loop here.
         if not on_trio():
             return super()._get_loop()
         loop = running_loop()
@@ -55,7 +56,7 @@ class Condition(_Portable, asyncio.Condition):
         super().__init__(Lock() if lock is None else lock)
 
     async def wait(self) -> Literal[True]:
-        """Wait to be notified, as asyncio's own; it has the lock again whatever is cancelled meanwhile."""
+        """Wait to be notified, as asyncio does; the lock is held again, whatever is cancelled."""
         if not on_trio():
             return await super().wait()
         if not self.locked():
@@ -72,16 +73,17 @@ class Condition(_Portable, asyncio.Condition):
                     await self.acquire()
         except BaseException:
             if not waiter.cancelled():
-                self.notify()  # whom this wake-up might have gone to
+                self.notify()  # pass on a wake-up that this waiter may have consumed
             raise
         return True
 
 
 class PatientCondition(Condition):
-    """A condition whose lock is waited for although the waiting side is cancelled.
+    """A condition whose lock is acquired even if the acquiring task is cancelled.
 
-    For code that counts on asyncio's cancelling a task once: it takes the lock again in a `finally`, where trio's
-    cancellation would come again. Nobody may hold the lock across an `await`, but to wait for the condition.
+    For code that relies on asyncio cancelling a task only once: it acquires the lock again in a
+    `finally`, where trio would raise the cancellation again. Nobody may hold the lock across an
+    `await`, except to wait for the condition.
     """
 
     async def __aenter__(self) -> None:
@@ -105,7 +107,7 @@ class Queue(_Portable, asyncio.Queue[T]):
 
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
-        # What `join()` waits on.
+        # The event that `join()` waits for.
         self._finished: asyncio.Event = Event()
         self._finished.set()
 

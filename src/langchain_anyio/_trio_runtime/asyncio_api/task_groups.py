@@ -23,7 +23,9 @@ T = TypeVar("T")
 
 @final
 class TaskGroup:
-    """Tasks that have ended when the block is left; when one fails, the others and the block are cancelled.
+    """A group of tasks, which all have ended when its block is left.
+
+    When one fails, the others and the block are cancelled.
 
     Ports `asyncio.TaskGroup`. The block is a cancel scope.
     """
@@ -61,7 +63,8 @@ class TaskGroup:
         """Start a task in the group.
 
         Raises:
-            RuntimeError: The group has not been entered, is being left after an error, or has been left.
+            RuntimeError: The group has not been entered, is being left after an error, or has been
+                left.
         """
         state = (
             "has not been entered"

@@ -1,4 +1,4 @@
-"""What threads that belong to no loop reach one by: its futures, and coroutines that they have it run."""
+"""Access to a loop from other threads: its futures, and coroutines for it to run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 class _OfLoop(type):
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
-        # A subclass is one of asyncio's class, as it is without this package.
+        # A subclass derives from asyncio's class, as it does without this package.
         if any(isinstance(base, _OfLoop) for base in bases):
             bases = tuple(asyncio.Future if isinstance(b, _OfLoop) else b for b in bases)
             return type(name, bases, namespace)
@@ -37,7 +37,7 @@ class _OfLoop(type):
 
 
 class _Standing(type):
-    """For classes of asyncio's that are others on trio, where they have been imported by their names."""
+    """Metaclass of stand-ins for asyncio's classes that are imported by name and differ on trio."""
 
     original: type
     ported: type
@@ -50,12 +50,12 @@ class _Standing(type):
 
 
 def standing_for(original: type, ported: type) -> type:
-    """Return what stands for a class of asyncio's for good, whatever runs when it is used."""
+    """Return a permanent stand-in for a class of asyncio, which picks the class when it is used."""
     return _Standing(original.__name__, (), {"original": original, "ported": ported})
 
 
 class FutureOfLoop(metaclass=_OfLoop):
-    """`asyncio.Future` where nothing runs: of the loop that it is given."""
+    """`asyncio.Future` where no event loop runs: makes futures of the loop that it is given."""
 
 
 def run_coroutine_threadsafe(
@@ -120,6 +120,6 @@ def wrap_future(
 
 
 def set_event_loop(loop: Any) -> None:
-    """Port `asyncio.set_event_loop`; a trio run needs not be told which loop it has."""
+    """Port `asyncio.set_event_loop`; a trio run does not need to be told its loop."""
     if not isinstance(loop, TrioLoop):
         asyncio.set_event_loop(loop)

@@ -20,11 +20,12 @@ if sys.version_info < (3, 11):
 class Timeout:
     """Cancel the block when its deadline passes, and raise `TimeoutError` from it.
 
-    Ports `asyncio.Timeout`. The block is a cancel scope: once the deadline has passed, every checkpoint in it
-    raises, and not only the first.
+    Ports `asyncio.Timeout`. The block is a cancel scope: once the deadline has passed, every
+    checkpoint in it raises, not only the first.
 
     Args:
-        when: The deadline in seconds of `loop.time()`, which is trio's clock; `None` for none.
+        when: The deadline in seconds of `loop.time()`, which is trio's clock; `None` for no
+            deadline.
     """
 
     __slots__ = ("_scope", "_state", "_when")
@@ -59,8 +60,8 @@ class Timeout:
         return self._state == "expired" or (self._state == "active" and self._has_fired())
 
     def _has_fired(self) -> bool:
-        # `cancel_called` would cancel the scope whose deadline has passed, though the block has
-        # come to no checkpoint since: on asyncio, such a block has not timed out.
+        # Reading `cancel_called` cancels a scope whose deadline has passed, even if the block has
+        # come to no checkpoint since. On asyncio, such a block has not timed out.
         scope = self._scope
         deadline, scope.deadline = scope.deadline, math.inf
         fired = scope.cancel_called
@@ -80,7 +81,7 @@ class Timeout:
         if self._state != "created":
             raise RuntimeError("Timeout has already been entered")
         self._scope.__enter__()
-        # Not before: entering a scope whose deadline has passed cancels it.
+        # Only now, because entering a scope whose deadline has passed cancels it.
         self._set_deadline(self._when)
         self._state = "active"
         return self
@@ -95,9 +96,9 @@ class Timeout:
         self._state = "expired" if expired else "finished"
         self._scope.deadline = math.inf
         try:
-            # What it returns is true for a block that raised nothing, too.
+            # The return value is true even for a block that raised nothing, so it is not used.
             self._scope.__exit__(exc_type, exc, traceback)
-        except BaseExceptionGroup as others:  # than trio's cancellation
+        except BaseExceptionGroup as others:  # errors other than the cancellation
             _insert_timeout_errors(others)
             raise
         if not expired or exc is None:
@@ -109,7 +110,7 @@ class Timeout:
 
 
 def _insert_timeout_errors(exc: BaseException) -> None:
-    """Let an error that was raised while the block was being cancelled tell by its context that it timed out."""
+    """Add the timeout to the context of an error that was raised while the block was cancelled."""
     errors = [exc, *exc.exceptions] if isinstance(exc, BaseExceptionGroup) else [exc]
     for error in errors:
         while (context := error.__context__) is not None:

@@ -1,4 +1,4 @@
-"""Waiting for several futures, or for a time at most: asyncio's `wait`, `as_completed`, `wait_for` and `sleep` on trio."""
+"""asyncio's `wait`, `as_completed`, `wait_for` and `sleep` on trio."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ async def wait(
     timeout: float | None = None,
     return_when: str = asyncio.ALL_COMPLETED,
 ) -> tuple[set[Future[Any]], set[Future[Any]]]:
-    """Port `asyncio.wait`; cancelled, it leaves the tasks running, which belong to the call that started them."""
+    """Port `asyncio.wait`.
+
+    When cancelled, it leaves the tasks running; they belong to the call that started them.
+    """
     _refuse_one(fs)
     futures = set(fs)
     if not futures:
@@ -72,7 +75,7 @@ async def wait(
 
 @final
 class as_completed(Generic[T]):  # noqa: N801  # asyncio's name
-    """Iterate over awaitables in the order in which they come to their end, synchronously or not.
+    """Iterate over awaitables in the order in which they complete, with `for` or `async for`.
 
     Ports `asyncio.as_completed`, as it is since Python 3.13.
     """
@@ -127,7 +130,13 @@ async def wait_for(fut: Awaitable[T], timeout: float | None) -> T:
 
 
 async def _outcome_now(fut: Awaitable[T]) -> T:
-    """Return the result of a future that is done; cancel one that is not; let a coroutine not begin."""
+    """Return the result of a future that is done; cancel one that is not.
+
+    A coroutine is closed before it begins.
+
+    Raises:
+        asyncio.TimeoutError: The awaitable was not done, and has been cancelled or closed.
+    """
     if asyncio.iscoroutine(fut):
         fut.close()
         raise asyncio.TimeoutError
@@ -141,7 +150,10 @@ async def _outcome_now(fut: Awaitable[T]) -> T:
 
 
 async def sleep(delay: float, result: T | None = None) -> T | None:
-    """Port `asyncio.sleep`; after that of no time, all tasks have begun that were started before."""
+    """Port `asyncio.sleep`.
+
+    After a delay of zero, all tasks that were started before have begun.
+    """
     if delay > 0:
         await trio.sleep(delay)
         return result
