@@ -396,9 +396,13 @@ async def test_calls_within_calls_are_not_mistaken() -> None:
 async def test_steps_of_a_stream_in_several_tasks() -> None:
     handler = AsyncIteratorCallbackHandler()
     stream = Talker().astream("x", {"callbacks": [handler]})
+
+    async def step() -> None:
+        await stream.__anext__()
+
     for _ in range(4):
         async with anyio.create_task_group() as group:
-            group.start_soon(stream.__anext__)
+            group.start_soon(step)
         gc.collect()
         assert not handler.done.is_set()
     with pytest.raises(StopAsyncIteration):

@@ -128,8 +128,12 @@ async def test_it_is_left_within_a_scope(limit: float | None) -> None:
 async def test_a_step_is_cancelled(limit: float | None) -> None:
     async with aclosing(executor("nothing", limit).astream(QUESTION)) as stream:
         assert keys([await anext(stream)]) == ["actions"]
+
+        async def step() -> None:
+            await anext(stream)
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anext, stream)  # type: ignore[arg-type]
+            tasks.start_soon(step)
             await anyio.wait_all_tasks_blocked()
             assert not left
             tasks.cancel_scope.cancel()
