@@ -30,7 +30,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from langchain_anyio import disable_trio, enable_trio
-from langchain_anyio._trio_runtime.asyncio_api.futures import gather
+from langchain_anyio._trio_runtime.asyncio_api.combinators import gather
 from langchain_anyio._trio_runtime.asyncio_usage import uses
 from langchain_anyio._trio_runtime.namespace import NAMESPACE
 from test_trio_runtime_trio import has

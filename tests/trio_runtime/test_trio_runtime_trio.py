@@ -54,6 +54,7 @@ import langchain_anyio
 from langchain_anyio import disable_trio, enable_trio
 from langchain_anyio._backends.background import Loop
 from langchain_anyio._runs.threads import model_limiter
+from langchain_anyio._trio_runtime.asyncio_api import combinators as _combinators
 from langchain_anyio._trio_runtime.asyncio_api import futures as _futures
 from langchain_anyio._trio_runtime.asyncio_api import loop as _loop
 from langchain_anyio._trio_runtime.asyncio_api.contexts import InContext
@@ -551,9 +552,9 @@ async def test_gather_raises_bare_and_leaves_nobody_behind() -> None:
             log.append("cancelled")
 
     with pytest.raises(KeyError, match="bare"):
-        await _futures.gather(waits(), fails(), waits())
+        await _combinators.gather(waits(), fails(), waits())
     assert log == ["cancelled", "cancelled"]
-    results = await _futures.gather(fails(), NAMESPACE.sleep(0, 1), return_exceptions=True)
+    results = await _combinators.gather(fails(), NAMESPACE.sleep(0, 1), return_exceptions=True)
     assert [type(result) for result in results] == [KeyError, int]
 
 
@@ -604,10 +605,10 @@ async def test_a_shield_is_bounded_when_its_surroundings_are_cancelled(autojump_
     log: list[str] = []
     start = trio.current_time()
     with trio.move_on_after(1):
-        await _futures.shield(quick())
+        await _combinators.shield(quick())
     assert (log, trio.current_time() - start) == (["quick"], 3)
     with trio.move_on_after(1), pytest.warns(ResourceWarning, match="had not ended 5 seconds"):
-        await _futures.shield(trio.sleep_forever())
+        await _combinators.shield(trio.sleep_forever())
     assert trio.current_time() - start == 9
 
 

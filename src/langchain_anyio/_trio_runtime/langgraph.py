@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from .asyncio_api.futures import shield
+from .asyncio_api.combinators import shield
 from .asyncio_api.synchronization import PatientCondition
 from .namespace import Namespace
 from .running_backend import on_trio

@@ -9,6 +9,7 @@ from typing import Any, Final, final
 
 import trio
 
+from .asyncio_api import combinators as _combinators
 from .asyncio_api import current as _current
 from .asyncio_api import futures as _futures
 from .asyncio_api import loop as _loop
@@ -45,13 +46,13 @@ ON_TRIO: Final[dict[str, Any]] = {
     "current_task": _current.current_task,
     "eager_task_factory": _current.eager_task_factory,
     "ensure_future": _futures.ensure_future,
-    "gather": _futures.gather,
+    "gather": _combinators.gather,
     "get_event_loop": running_loop,
     "get_running_loop": running_loop,
     "isfuture": _futures.isfuture,
     "run_coroutine_threadsafe": _crossing.run_coroutine_threadsafe,
     "set_event_loop": _crossing.set_event_loop,
-    "shield": _futures.shield,
+    "shield": _combinators.shield,
     "sleep": _waiting.sleep,
     "timeout": _timeouts.timeout,
     "timeout_at": _timeouts.timeout_at,
@@ -225,7 +226,7 @@ def release(package: str) -> str:
 NAMESPACE: Final = Namespace()
 NAMESPACE_OF_HANDLERS: Final = Namespace(
     {
-        "gather": _futures.gather_to_the_end,
+        "gather": _combinators.gather_to_the_end,
         "get_event_loop": running_loop_of_handlers,
         "get_running_loop": running_loop_of_handlers,
     }
