@@ -15,14 +15,14 @@ from anyio.lowlevel import checkpoint
 
 from cancelling import Victim, settle, ways_to_cancel
 from langchain_anyio import Event
-from langchain_anyio._backends.background import (
-    Loop,
-    backend,
+from langchain_anyio._backends.cancellation import (
     is_cancellation,
-    start,
     wait_uncancellable,
     without_cancellations,
 )
+from langchain_anyio._backends.current import backend
+from langchain_anyio._backends.event_loops import Loop
+from langchain_anyio._backends.tasks import spawn_background
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -141,7 +141,7 @@ async def test_a_task_of_the_loop_outlives_who_starts_it() -> None:
 
     with anyio.CancelScope() as scope:
         VARIABLE.set("main")
-        start(work, name="x")
+        spawn_background(work, name="x")
         VARIABLE.set("later")
         scope.cancel()
     await begun.wait()
@@ -162,7 +162,7 @@ async def test_a_task_runs_in_the_context_given() -> None:
         seen.append(VARIABLE.get())
         over.set()
 
-    start(work, name="x", context=context)
+    spawn_background(work, name="x", context=context)
     await over.wait()
     assert seen == ["given"]
 
@@ -180,7 +180,7 @@ def test_a_task_is_cancelled_at_the_end_of_the_loop(
             raise
 
     async def main() -> None:
-        start(work, name="x")
+        spawn_background(work, name="x")
         await checkpoint()
         await checkpoint()
 
@@ -195,7 +195,7 @@ async def test_a_cancellation_of_asyncio_is_no_failure_of_the_loop() -> None:
         begun.set()
         raise asyncio.CancelledError
 
-    start(work, name="x")
+    spawn_background(work, name="x")
     await begun.wait()
     await settle()
 
@@ -244,7 +244,10 @@ def test_cancellations_without_trio() -> None:
 import sys
 sys.modules["trio"] = None
 import asyncio, anyio
-from langchain_anyio._backends.background import Loop, backend, is_cancellation, start
+from langchain_anyio._backends.event_loops import Loop
+from langchain_anyio._backends.current import backend
+from langchain_anyio._backends.cancellation import is_cancellation
+from langchain_anyio._backends.tasks import spawn_background
 assert is_cancellation(asyncio.CancelledError()) and not is_cancellation(KeyboardInterrupt())
 
 async def main():
@@ -252,7 +255,7 @@ async def main():
     async def work():
         assert backend() == "asyncio" and Loop().is_current()
         over.set()
-    Loop().call_soon(lambda: start(work, name="x"))
+    Loop().call_soon(lambda: spawn_background(work, name="x"))
     await over.wait()
 
 asyncio.run(main())
@@ -319,7 +322,7 @@ async def test_a_task_is_shown_without_the_others(anyio_backend: tuple[str, Any]
     if anyio_backend[0] == "trio":
         pytest.skip("trio shows no callbacks")
     for number in range(3):
-        start(checkpoint, name=f"shown {number}")
+        spawn_background(checkpoint, name=f"shown {number}")
     tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("shown")]
     assert [repr(task).count("shown ") for task in tasks] == [1, 1, 1]
     await anyio.wait_all_tasks_blocked()

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from langchain_anyio import AsyncProjection, AsyncTextProjection, Event, Queue
 from langchain_anyio._backends.async_generators import AsyncGenerators
-from langchain_anyio._backends.background import start
+from langchain_anyio._backends.tasks import spawn_background
 
 pytestmark = pytest.mark.trio
 
@@ -117,7 +117,7 @@ async def test_a_started_task_is_a_system_task() -> None:
         seen.append(trio.lowlevel.current_task())
 
     before = trio.lowlevel.current_statistics().tasks_living
-    start(work, name="a name")
+    spawn_background(work, name="a name")
     await trio.testing.wait_all_tasks_blocked()
     assert seen[0].name == "a name"
     assert trio.lowlevel.current_statistics().tasks_living == before
@@ -128,7 +128,7 @@ async def test_a_started_task_does_not_take_the_run_down(error: type[BaseExcepti
     async def work() -> None:
         raise error
 
-    start(work, name="x")
+    spawn_background(work, name="x")
     await trio.testing.wait_all_tasks_blocked()
 
 

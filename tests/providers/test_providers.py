@@ -22,7 +22,7 @@ from langchain_core.messages import HumanMessage
 from langchain_openai import StreamChunkTimeoutError
 from pydantic import BaseModel
 
-from langchain_anyio._backends.background import Loop
+from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._providers.http_clients import for_current_loop
 from loopback import Endpoint, ProviderServer, Reply, Scenario, Text
 from loopback.models import (

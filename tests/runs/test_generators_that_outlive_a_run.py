@@ -16,7 +16,7 @@ from langchain_core.runnables import RunnableGenerator, RunnableLambda, Runnable
 
 from cancelling import Victim, settle, ticks, ways_to_cancel
 from langchain_anyio import StreamStalledError, disable_trio, enable_trio, open_stream
-from langchain_anyio._backends.background import backend
+from langchain_anyio._backends.current import backend
 from models import AsyncRecorder, Model, chunk
 
 pytestmark = pytest.mark.anyio

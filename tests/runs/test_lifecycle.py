@@ -23,7 +23,7 @@ from langchain_anyio import (
     StreamStalledError,
     open_stream,
 )
-from langchain_anyio._backends.background import backend
+from langchain_anyio._backends.current import backend
 from langchain_anyio._runs import model as _run
 from models import (
     AEventsModel,

@@ -19,7 +19,7 @@ from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnablePas
 
 from cancelling import settle, ticks
 from langchain_anyio import StreamCancelledError, disable_trio, enable_trio, open_stream
-from langchain_anyio._backends.background import backend
+from langchain_anyio._backends.current import backend
 from langchain_anyio._runs import model as _run
 from models import (
     AEventsModel,

@@ -25,7 +25,7 @@ from langchain_anyio import (
     enable_trio,
     open_stream,
 )
-from langchain_anyio._backends.background import backend
+from langchain_anyio._backends.current import backend
 from models import AStreamModel, AsyncRecorder, Model, chunk
 
 pytestmark = pytest.mark.anyio

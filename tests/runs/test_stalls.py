@@ -15,7 +15,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_openai import StreamChunkTimeoutError
 
 from langchain_anyio import AsyncIteratorCallbackHandler, StreamStalledError, open_stream
-from langchain_anyio._backends.background import Loop
+from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._runs.stall_timer import StallTimer
 from loopback import ProviderServer, Scenario
 from loopback.models import MAKERS, chat_completions, responses

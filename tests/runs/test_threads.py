@@ -13,7 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from cancelling import Victim, settle, ways_to_cancel
-from langchain_anyio._backends.background import Loop
+from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._runs.threads import (
     ThreadCalls,
     ThreadIterator,

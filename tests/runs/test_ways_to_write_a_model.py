@@ -21,7 +21,7 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from langchain_anyio import open_stream
-from langchain_anyio._backends.background import backend
+from langchain_anyio._backends.current import backend
 from langchain_anyio._runs.target import resolve
 from models import (
     USAGE,

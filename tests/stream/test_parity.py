@@ -20,7 +20,7 @@ from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
 
 from langchain_anyio import open_stream
-from langchain_anyio._backends.background import backend
+from langchain_anyio._backends.current import backend
 from models import (
     AEventsModel,
     AStreamModel,

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_anyio import disable_trio, enable_trio, open_stream
 from langchain_anyio._backends import async_generators as _asyncgens
-from langchain_anyio._backends.background import start
+from langchain_anyio._backends.tasks import spawn_background
 from langchain_anyio._runs.drop_guard import DropGuard
 from langchain_anyio._runs.model import ModelRun
 from models import AStreamModel, AsyncRecorder
@@ -78,7 +78,7 @@ def test_one_that_a_group_of_the_background_has_goes_to_the_main_task() -> None:
         raise BaseExceptionGroup("", [KeyboardInterrupt()])
 
     async def main() -> None:
-        start(interrupted, name="interrupted")
+        spawn_background(interrupted, name="interrupted")
         await trio.sleep_forever()
 
     with pytest.raises(KeyboardInterrupt):

@@ -13,7 +13,8 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 
 from cancelling import settle
 from langchain_anyio import Event, disable_trio, enable_trio
-from langchain_anyio._backends.background import Loop, start
+from langchain_anyio._backends.event_loops import Loop
+from langchain_anyio._backends.tasks import spawn_background
 from langchain_anyio._trio_runtime.asyncio_api.futures import Future, Task
 from langchain_anyio._trio_runtime.asyncio_api.loop import running_loop
 
@@ -49,7 +50,7 @@ async def test_an_error_of_a_background_task_is_logged(
     async def fail() -> None:
         raise make()
 
-    start(fail, name="failing", over=lambda: over.append(True))
+    spawn_background(fail, name="failing", on_done=lambda: over.append(True))
     await settle()
     assert over == [True]
     assert [record.message for record in caplog.records] == ["the background task 'failing' failed"]
@@ -70,7 +71,7 @@ async def test_a_cancellation_of_a_scope_that_is_gone_ends_its_task_alone() -> N
     async def fail() -> None:
         raise caught[0]
 
-    start(fail, name="failing")
+    spawn_background(fail, name="failing")
     task = Task(fail())
     await settle()
     assert task.cancelled()
@@ -169,7 +170,7 @@ async def test_a_task_that_leaves_a_nursery_open_fails() -> None:
     async def background() -> None:
         await leave()
 
-    start(background, name="leaving", over=over.set)
+    spawn_background(background, name="leaving", on_done=over.set)
     await over.wait()
     assert ended == [True, True]
     await settle()

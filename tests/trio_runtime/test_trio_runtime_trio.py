@@ -52,7 +52,7 @@ from langchain_core.tracers import LogStreamCallbackHandler
 
 import langchain_anyio
 from langchain_anyio import disable_trio, enable_trio
-from langchain_anyio._backends.background import Loop
+from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._runs.threads import model_limiter
 from langchain_anyio._trio_runtime.asyncio_api import combinators as _combinators
 from langchain_anyio._trio_runtime.asyncio_api import futures as _futures

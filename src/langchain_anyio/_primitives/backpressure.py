@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import final
 
-from langchain_anyio._backends.background import MOVED
+from langchain_anyio._backends.waiters import MOVED
 
 from .checkpoints import ConsumerCheckpoints
 from .wakeup import Wakeup

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 import anyio
 from anyio.lowlevel import current_token
 
-from langchain_anyio._backends.background import MOVED, Waiter, waiters
+from langchain_anyio._backends.waiters import MOVED, Waiter, waiters
 
 if TYPE_CHECKING:
     from anyio.abc import AsyncBackend

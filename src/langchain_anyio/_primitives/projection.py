@@ -14,7 +14,8 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 import anyio
 from typing_extensions import Self
 
-from langchain_anyio._backends.background import Waiter, without_cancellations
+from langchain_anyio._backends.cancellation import without_cancellations
+from langchain_anyio._backends.waiters import Waiter
 from langchain_anyio._errors import StreamCancelledError
 
 from .backpressure import Backpressure

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from typing_extensions import Self
 
-from langchain_anyio._backends.background import waiters, wake
+from langchain_anyio._backends.waiters import waiters, wake
 
 from .checkpoints import STEPS_BETWEEN_YIELDS
 from .wakeup import check_thread

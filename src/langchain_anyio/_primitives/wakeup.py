@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import get_ident
 from typing import final
 
-from langchain_anyio._backends.background import Waiter
+from langchain_anyio._backends.waiters import Waiter
 
 from .checkpoints import ConsumerCheckpoints
 

@@ -25,7 +25,8 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from langchain_anyio._backends.background import Loop, backend
+from langchain_anyio._backends.current import backend
+from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._langchain_core import needs_asyncio
 
 from .views import ABSENT, is_view, mixin_of, view_of, viewed

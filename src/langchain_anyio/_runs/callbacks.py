@@ -23,7 +23,8 @@ from langchain_core.messages import BaseMessage, get_buffer_string
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
-from langchain_anyio._backends.background import backend, start_in, task_id
+from langchain_anyio._backends.current import backend, task_id
+from langchain_anyio._backends.tasks import spawn_in
 from langchain_anyio._primitives.backpressure import parts
 
 from .stall_timer import StallTimer
@@ -187,7 +188,7 @@ class Dispatcher:
             try:
                 async with anyio.create_task_group() as tasks:
                     for handler, coroutine in calls:
-                        start_in(tasks, coroutine, name=f"{type(handler).__name__}.{event}")
+                        spawn_in(tasks, coroutine, name=f"{type(handler).__name__}.{event}")
             finally:
                 for _, coroutine in calls:
                     coroutine.close()

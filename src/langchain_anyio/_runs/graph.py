@@ -16,16 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import anyio
 from langchain_core.runnables import RunnableConfig
 
-from langchain_anyio._backends.background import (
-    EXITS,
-    Loop,
-    backend,
-    contexts_around,
-    is_cancellation,
-    start,
-    wait_uncancellable,
-    warn_of_leak,
-)
+from langchain_anyio._backends.cancellation import EXITS, is_cancellation, wait_uncancellable
+from langchain_anyio._backends.current import backend, contexts_around
+from langchain_anyio._backends.event_loops import Loop
+from langchain_anyio._backends.leaks import warn_of_leak
+from langchain_anyio._backends.tasks import spawn_background
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._langchain_core import needs_asyncio
 from langchain_anyio._primitives.event import Event
@@ -134,7 +129,7 @@ class GraphRun:
             self._loop = Loop()
             self._scope = anyio.CancelScope()
             name = "langchain_anyio.open_stream"
-            start(self._main, name=name, context=copy_context(), over=self._left.set)
+            spawn_background(self._main, name=name, context=copy_context(), on_done=self._left.set)
         self._wanted.set()
         await self._advanced.wait()
         return not self._over()
@@ -234,8 +229,8 @@ class GraphRun:
             self._wanted.set()
             name = "langchain_anyio.open_stream cleanup"
             self._stop_scope = anyio.CancelScope(shield=True)
-            start(self._stop, name=name, over=self._stopped.set)
-            start(self._watch, name=name, over=self._ended.set)
+            spawn_background(self._stop, name=name, on_done=self._stopped.set)
+            spawn_background(self._watch, name=name, on_done=self._ended.set)
 
     async def _stop(self) -> None:
         """Stop the graph, in a task that nobody cancels.

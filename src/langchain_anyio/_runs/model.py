@@ -32,19 +32,11 @@ from langchain_core.runnables.config import (
 from langchain_core.utils.uuid import uuid7
 
 from langchain_anyio._backends.async_generators import AsyncGenerators
-from langchain_anyio._backends.background import (
-    EXITS,
-    Loop,
-    backend,
-    is_cancellation,
-    is_loop_ending,
-    start,
-    start_in,
-    start_surely,
-    uninterrupted,
-    wait_uncancellable,
-    warn_of_leak,
-)
+from langchain_anyio._backends.cancellation import EXITS, is_cancellation, wait_uncancellable
+from langchain_anyio._backends.current import backend, is_loop_ending
+from langchain_anyio._backends.event_loops import Loop
+from langchain_anyio._backends.leaks import warn_of_leak
+from langchain_anyio._backends.tasks import spawn_background, spawn_in, spawn_surely, uninterrupted
 from langchain_anyio._errors import StreamCancelledError, StreamStalledError
 from langchain_anyio._langchain_core import (
     ModelCall,
@@ -152,8 +144,11 @@ class ModelRun(Run):
         self._state.flow.loop = self._loop.token
         self._state.flow.check_waiter = self._dispatch.check_waiter
         self._model_scope = anyio.CancelScope()
-        start(
-            self._main, name="langchain_anyio.open_stream", context=copy_context(), over=self._over
+        spawn_background(
+            self._main,
+            name="langchain_anyio.open_stream",
+            context=copy_context(),
+            on_done=self._over,
         )
         for state in self._state.states():
             state.start = None
@@ -205,7 +200,7 @@ class ModelRun(Run):
             self._model_scope.cancel()
         else:  # the handlers still have to be notified of the last event
             self._model_scope.deadline = anyio.current_time() + MODEL_SECONDS
-        start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
+        spawn_surely(self._watch, name="langchain_anyio.open_stream cleanup")
 
     def _limit_cleanup(self) -> None:
         """Start the time limit of the cleanup, which begins now."""
@@ -269,7 +264,7 @@ class ModelRun(Run):
     def _begin_cleanup(self) -> None:
         if self._cleanup_since is None:
             self._limit_cleanup()
-            start_surely(self._watch, name="langchain_anyio.open_stream cleanup")
+            spawn_surely(self._watch, name="langchain_anyio.open_stream cleanup")
 
     def _over(self) -> None:
         """Record that the task has ended, even if it was cancelled before it began."""
@@ -504,7 +499,7 @@ class ModelRun(Run):
         try:
             async with anyio.create_task_group() as tasks:
                 notice = self._notice_cancellation(tasks.cancel_scope)
-                start_in(tasks, notice, name="langchain_anyio.open_stream cancellation")
+                spawn_in(tasks, notice, name="langchain_anyio.open_stream cancellation")
                 with self._end_scope:
                     cancelled: BaseException | None = None
                     leave_model = partial(self._leave_model, foreign)
@@ -606,7 +601,7 @@ class ModelRun(Run):
             cancelled = exc
         if not self._left_model.is_set():
             # In a task of its own, because a handler that shields itself would block this one.
-            start_surely(self._report_in_its_stead, name="langchain_anyio.open_stream end")
+            spawn_surely(self._report_in_its_stead, name="langchain_anyio.open_stream end")
         try:
             await wait_uncancellable(self._ended, self._cleanup_since + CLEANUP_SECONDS)
         except anyio.get_cancelled_exc_class() as exc:

@@ -8,7 +8,7 @@ from typing import final
 
 import anyio
 
-from langchain_anyio._backends.background import Loop
+from langchain_anyio._backends.event_loops import Loop
 
 
 @final

@@ -11,7 +11,8 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from langchain_anyio._backends.background import Loop, is_cancellation
+from langchain_anyio._backends.cancellation import is_cancellation
+from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._primitives.wakeup import Wakeup
 

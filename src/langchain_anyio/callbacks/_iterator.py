@@ -11,7 +11,8 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import BaseMessage, get_buffer_string
 from typing_extensions import Self, override
 
-from langchain_anyio._backends.background import Loop, waiters
+from langchain_anyio._backends.event_loops import Loop
+from langchain_anyio._backends.waiters import waiters
 from langchain_anyio._primitives.checkpoints import ConsumerCheckpoints
 
 from ._copies import Copied

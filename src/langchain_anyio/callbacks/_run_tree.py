@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from langchain_anyio._backends.background import current_task, from_finalizer, task_id
+from langchain_anyio._backends.current import current_task, task_id
+from langchain_anyio._backends.event_loops import from_finalizer
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._langchain_core import current_caller, frames_of_current_task
 from langchain_anyio._primitives.projection import shareable_error

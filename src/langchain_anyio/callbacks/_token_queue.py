@@ -16,7 +16,8 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import override
 
-from langchain_anyio._backends.background import Loop, Waiter, waiters, wake
+from langchain_anyio._backends.event_loops import Loop
+from langchain_anyio._backends.waiters import Waiter, waiters, wake
 from langchain_anyio._primitives.event import Event
 from langchain_anyio._primitives.queue import Queue, QueueStatistics
 

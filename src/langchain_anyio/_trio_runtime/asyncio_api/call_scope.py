@@ -20,7 +20,8 @@ import trio
 from trio.lowlevel import current_task
 
 from langchain_anyio._backends.async_generators import AsyncGenerators
-from langchain_anyio._backends.background import EXITS, contain
+from langchain_anyio._backends.cancellation import EXITS
+from langchain_anyio._backends.tasks import contain
 from langchain_anyio._primitives.projection import raise_as_it_came
 
 if sys.version_info < (3, 11):

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 import trio
 from trio.lowlevel import current_task
 
-from langchain_anyio._backends.background import EXITS, close_open_nurseries, contain
+from langchain_anyio._backends.cancellation import EXITS
+from langchain_anyio._backends.tasks import close_open_nurseries, contain
 
 from .call_scope import CLEANUP_SECONDS, CallScope
 from .missing_names import missing_of_task

@@ -20,7 +20,8 @@ import anyio.to_thread
 import sniffio
 import trio
 
-from langchain_anyio._backends.background import Loop, is_cancellation
+from langchain_anyio._backends.cancellation import is_cancellation
+from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._runs.threads import handler_limiter, model_limiter
 from langchain_anyio._trio_runtime.running_backend import on_trio
 
