@@ -1,6 +1,6 @@
 """asyncio and trio by name.
 
-- `current`: what runs where this is called; `event_loops`: the loop, from any thread.
+- `current`: the running backend and the current task; `event_loops`: the loop, from any thread.
 - `waiters`: what a task parks on; `tasks`: tasks that outlive the call that starts them.
 - `cancellation`: cancellation exceptions, and waiting in spite of them.
 - `async_generators`: the generators that a run starts; `leaks`: warnings.

@@ -1,4 +1,4 @@
-"""What runs where this is called: the backend, the task, and those that wait for it."""
+"""The running backend, the current task, and the contexts of the tasks that wait for it."""
 
 from __future__ import annotations
 
