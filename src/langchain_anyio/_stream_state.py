@@ -36,24 +36,32 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
         self.marks: array[int] | None = None  # an event's mark is its own number
         self.text_index: int | None = None
 
-    def record(self, event: Any) -> None:
+    def record(self, event: Mapping[str, Any]) -> None:
         """Append the next event and wake the cursors: a `push()` that the flow counts."""
         self.flow.produced += 1
         if self.more.waiting:
             self._wake()
-        self.deltas.append(event)
+        self.deltas.append(self._pack(event))
         if self._cursors is not None:
             self._drop_passed()
 
-    def pack_other_text(self, index: int, text: str) -> MessagesData | str:
-        """Return what to `record()` for a text delta at an index that is not `text_index`.
-
-        The first text delta sets `text_index`.
-        """
+    def _pack(self, event: Mapping[str, Any]) -> Any:
+        """Return the text of a plain text delta at `text_index`, and any other event as it is."""
+        if type(event) is not dict or len(event) != 3:
+            return event
+        index, delta = event.get("index"), event.get("delta")
+        if type(delta) is not dict or len(delta) != 2 or type(index) is not int:
+            return event
+        text = delta.get("text")
+        if (
+            type(text) is not str
+            or delta.get("type") != "text-delta"
+            or event.get("event") != "content-block-delta"
+        ):
+            return event
         if self.text_index is None:
             self.text_index = index
-            return text
-        return _text_event(index, text)
+        return text if index == self.text_index else event
 
     @override
     def take(self, position: int) -> MessagesData:
@@ -71,16 +79,12 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
     def _unpack(self, event: Any) -> MessagesData:
         if type(event) is str:
             assert self.text_index is not None
-            return _text_event(self.text_index, event)
+            return {
+                "event": "content-block-delta",
+                "index": self.text_index,
+                "delta": {"type": "text-delta", "text": event},
+            }
         return cast("MessagesData", event)
-
-
-def _text_event(index: int, text: str) -> MessagesData:
-    return {
-        "event": "content-block-delta",
-        "index": index,
-        "delta": {"type": "text-delta", "text": text},
-    }
 
 
 @final
@@ -178,14 +182,6 @@ class StreamState:
             state.push(piece)  # type: ignore[arg-type]
         if accumulator.done and not self.done:
             self._end()
-
-    def dispatch_text(self, index: int, text: str) -> None:
-        """Do what `dispatch()` does for a text delta, without an event dict."""
-        events = self.events
-        events.record(text if index == events.text_index else events.pack_other_text(index, text))
-        if not events.done:
-            self.accumulator.grow_text(text, index)
-            self.text.push(text)
 
     def fail(self, error: BaseException) -> None:
         """End the message with an error; no effect after the end."""

@@ -181,6 +181,35 @@ async def test_an_error_event() -> None:
     assert len(stream._state.events.deltas) == 3
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        delta("text", "b", 2),
+        delta("text", "b", 1.0),  # type: ignore[arg-type]
+        delta("text", "b", True),
+        delta("text", "", 1),
+        {**delta("text", "b", 1), "namespace": ["graph"]},
+        {**delta("text", "b", 1), "event": "content-block-Delta"},
+        {**delta("text", "b", 1), "delta": {"type": "text-delta", "text": "b", "citations": []}},
+        {**delta("text", "b", 1), "delta": {"type": "reasoning-delta", "text": "b"}},
+        {
+            "event": "content-block-delta",
+            "index": 1,
+            "content_block": {"type": "text", "text": "b"},
+        },
+    ],
+)
+async def test_events_are_read_as_they_were_dispatched(event: dict[str, Any]) -> None:
+    stream = fed(START, delta("text", "a", 1), event, delta("text", "c", 1), FINISH)
+    read = await collect(stream)
+    assert (
+        read
+        == await stream.events
+        == [START, delta("text", "a", 1), event, delta("text", "c", 1), FINISH]
+    )
+    assert [*map(repr, read[2:3])] == [repr(event)]  # `1.0` and `True` equal 1
+
+
 async def test_after_the_end_events_are_recorded_and_change_nothing() -> None:
     stream = fed(*MIXED)
     before = await stream
@@ -433,7 +462,7 @@ def test_beside_langchain_cores_stream(events: list[Event]) -> None:
     assert ours.output_message == theirs.output_message
     if theirs._error is not None:
         assert repr(ours.error) == repr(theirs._error)
-    assert ours._state.events.deltas == theirs._events
+    assert ours._state.events.all() == theirs._events
     assert ours._state.text.deltas == theirs._text_proj._deltas
     assert ours._state.reasoning.deltas == theirs._reasoning_proj._deltas
     assert ours._state.tool_calls.deltas == theirs._tool_calls_proj._deltas

@@ -171,10 +171,6 @@ class Accumulator:
         """Return the text that the deltas at an index have so far."""
         return self._text.text_of(index)
 
-    def grow_text(self, text: str, index: int) -> None:
-        """Process a text delta, whose event need not exist; not to be called after the end."""
-        self._text.grow(text, index)
-
     def fail(self, error: BaseException) -> None:
         """End the message with an error, unless it has a message or an error already.
 

@@ -174,6 +174,14 @@ class _Block:
         return cast("dict[str, Any]", block)
 
 
+def _text_delta(index: int, text: Any) -> Any:
+    return {
+        "event": "content-block-delta",
+        "index": index,
+        "delta": {"type": "text-delta", "text": text},
+    }
+
+
 def _is_plain(message: AIMessageChunk) -> bool:
     """Return whether the chunk is nothing but text, apart from its metadata."""
     return isinstance(message.content, str) and not (
@@ -219,7 +227,6 @@ class ChunkBridge:
         "_started",
         "_text_of",
         "_usage",
-        "text_index",
     )
 
     def __init__(
@@ -236,8 +243,6 @@ class ChunkBridge:
         self._usage: dict[str, Any] = _EMPTY
         self._response_metadata: dict[str, Any] = _EMPTY
         self._additional_kwargs: dict[str, Any] = _EMPTY
-        self.text_index: int = -1
-        """The index of the block that the text of `feed_text()` belongs to."""
         self._plain: _Block | None = None
         """The block that plain text belongs to, if the last chunk was plain text."""
         self._pending: list[str] = []
@@ -252,17 +257,9 @@ class ChunkBridge:
             chunk: A chunk from a model's `_stream` or `_astream`. A message that is not an
                 `AIMessageChunk` is ignored.
         """
-        text = self.feed_text(chunk)
-        if text is not None:
-            if not text:
-                return ()
-            return (
-                {
-                    "event": "content-block-delta",
-                    "index": self.text_index,
-                    "delta": {"type": "text-delta", "text": text},
-                },
-            )
+        plain_block = self._plain
+        if plain_block is not None and (text := self._plain_text(chunk, plain_block)) is not None:
+            return (_text_delta(plain_block.index, text),) if text else ()
         message = chunk.message
         if not isinstance(message, AIMessageChunk):
             return ()
@@ -273,20 +270,17 @@ class ChunkBridge:
         events = self._feed_blocks(message, chunk.generation_info, plain=plain)
         if plain:
             self._plain = self._blocks.get(_TEXT_KEY)
-            self.text_index = -1 if self._plain is None else self._plain.index
             self._plain_metadata = message.response_metadata.copy() or _EMPTY
         return events
 
-    def feed_text(self, chunk: ChatGenerationChunk) -> str | None:
-        """Process the next chunk if both it and the last one are nothing but text.
+    def _plain_text(self, chunk: ChatGenerationChunk, block: _Block) -> str | None:
+        """Process a chunk that is nothing but text, after another one, whose text is in `block`.
 
         Returns:
-            The text of its only event, a text delta of the block at `text_index`; if empty, there
-            is no event. `None` if the chunk was not processed and has to go to `feed()`.
+            Its text, or `None` if it is anything else and was not processed.
         """
-        plain = self._plain
         message = chunk.message
-        if plain is None or type(message) is not AIMessageChunk or chunk.generation_info:
+        if type(message) is not AIMessageChunk or chunk.generation_info:
             return None
         # A lookup in a pydantic model's dict takes a third of the time of an attribute.
         fields = message.__dict__
@@ -301,8 +295,8 @@ class ChunkBridge:
         ):
             return None
         if text:
-            if self._text_of is not None and not plain.replaced:
-                plain.lacks_text = True
+            if self._text_of is not None and not block.replaced:
+                block.lacks_text = True
             else:
                 self._pending.append(text)
                 if len(self._pending) > MAX_PENDING:
@@ -372,8 +366,7 @@ class ChunkBridge:
             else:
                 index = known.index
                 known.extend(whole)
-            piece = {"type": "text-delta", "text": text}
-            events.append({"event": "content-block-delta", "index": index, "delta": piece})
+            events.append(_text_delta(index, text))
             return events
         try:
             blocks = cast("Sequence[Any]", message.content_blocks)

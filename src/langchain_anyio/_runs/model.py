@@ -390,8 +390,6 @@ class ModelRun(Run):
         iterator = items.__aiter__()
         next_item: Callable[[], Awaitable[Any]] = iterator.__anext__
         step = next_item
-        # Without handlers, an item that is only text need not be converted to an event.
-        bridge = shown if isinstance(shown, ChunkBridge) and not handlers else None
         steps = 0
         over = False
         failure: BaseException | None = None
@@ -409,12 +407,8 @@ class ModelRun(Run):
                             await flow.wait_for_room(limit)
                         if stall is not None and step is next_item:
                             stall.start()
-                        text = None
-                        events: Iterable[Mapping[str, Any]] = ()
                         try:
-                            item = await step()
-                            if bridge is None or (text := bridge.feed_text(item)) is None:
-                                events = shown.feed(item)
+                            events = shown.feed(await step())
                         except StopAsyncIteration:
                             events = shown.finish()
                             over = True
@@ -423,10 +417,6 @@ class ModelRun(Run):
                         if step is not next_item:
                             step, failure = next_item, None
                             scope.deadline = math.inf
-                        if text and bridge is not None:
-                            if not (flow.has_room(limit) or state.done):
-                                await flow.wait_for_room(limit)
-                            state.dispatch_text(bridge.text_index, text)
                         for event in events:
                             if not (flow.has_room(limit) or state.done):
                                 await flow.wait_for_room(limit)
