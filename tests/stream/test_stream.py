@@ -183,7 +183,7 @@ async def test_an_error_event() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [
+    (
         delta("text", "b", 2),
         delta("text", "b", 1.0),  # type: ignore[arg-type]
         delta("text", "b", True),
@@ -197,7 +197,7 @@ async def test_an_error_event() -> None:
             "index": 1,
             "content_block": {"type": "text", "text": "b"},
         },
-    ],
+    ),
 )
 async def test_events_are_read_as_they_were_dispatched(event: dict[str, Any]) -> None:
     stream = fed(START, delta("text", "a", 1), event, delta("text", "c", 1), FINISH)
