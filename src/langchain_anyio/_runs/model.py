@@ -55,7 +55,9 @@ from langchain_anyio._protocol.chunk_converter import ChunkBridge, message_to_ev
 from langchain_anyio._providers.http_clients import for_current_loop
 from langchain_anyio._stream_state import Run, StreamState
 
-from .callbacks import AnyioChainRunManager, AnyioLLMRunManager, Dispatcher
+from .callbacks import Dispatcher
+from .managers import AnyioChainRunManager, AnyioLLMRunManager
+from .reentrancy import is_within
 from .stall_timer import StallTimer
 from .target import Target, resolve
 from .threads import ThreadCalls, ThreadIterator, model_limiter
@@ -162,7 +164,7 @@ class ModelRun(Run):
             if not self._loop.is_current():
                 raise RuntimeError("the stream runs on another event loop, and is closed there")
             self.close()
-            if self._dispatch.is_within():
+            if is_within(self._dispatch):
                 return  # the run ends after the caller has returned
             await wait_uncancellable(self._ended)
         if backend() == "asyncio":
