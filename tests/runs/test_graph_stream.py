@@ -395,7 +395,7 @@ async def test_one_that_never_began_is_closed_at_once() -> None:
 
 
 async def test_a_cleanup_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("langchain_anyio._runs.graph.CLEANUP_SECONDS", 0.05)
+    monkeypatch.setattr("langchain_anyio._backends.limits.CLEANUP_SECONDS", 0.05)
     release = anyio.Event()
     endless = Endless(cleanup=lambda: release.wait())
     with anyio.fail_after(30):
@@ -427,7 +427,7 @@ async def test_an_error_is_shown_before_a_node_that_does_not_end_has_ended(
     """A stream transformer's, after which the graph goes on by itself."""
     if sys.version_info < (3, 11) and anyio_backend[0] == "asyncio":
         pytest.skip("langgraph's writer finds its graph in asyncio's tasks from Python 3.11 on")
-    monkeypatch.setattr("langchain_anyio._runs.graph.CLEANUP_SECONDS", 0.5)
+    monkeypatch.setattr("langchain_anyio._backends.limits.CLEANUP_SECONDS", 0.5)
     log: list[str] = []
     release = anyio.Event()
 

@@ -23,8 +23,8 @@ from langchain_anyio import (
     StreamStalledError,
     open_stream,
 )
+from langchain_anyio._backends import limits
 from langchain_anyio._backends.current import backend
-from langchain_anyio._runs import model as _run
 from models import (
     AEventsModel,
     AStreamModel,
@@ -634,9 +634,9 @@ async def test_a_handler_never_told_of_the_start_is_not_told_of_the_end() -> Non
 @pytest.fixture
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
     # Most of it is for the handlers: on a busy machine their threads take a while to begin.
-    monkeypatch.setattr(_run, "CLEANUP_SECONDS", 1.5)
-    monkeypatch.setattr(_run, "MODEL_SECONDS", 0.2)
-    monkeypatch.setattr(_run, "OWN_SECONDS", 1.3)
+    monkeypatch.setattr(limits, "CLEANUP_SECONDS", 1.5)
+    monkeypatch.setattr(limits, "MODEL_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "OWN_SECONDS", 1.3)
 
 
 async def close_in_time(stream: AsyncChatModelStream, match: str) -> None:

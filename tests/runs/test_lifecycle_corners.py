@@ -19,8 +19,8 @@ from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnablePas
 
 from cancelling import settle, ticks
 from langchain_anyio import StreamCancelledError, disable_trio, enable_trio, open_stream
+from langchain_anyio._backends import limits
 from langchain_anyio._backends.current import backend
-from langchain_anyio._runs import model as _run
 from models import (
     AEventsModel,
     AGenerateModel,
@@ -175,7 +175,7 @@ async def test_the_block_is_left_only_when_a_slow_report_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The model returns while the watching task tells the handlers in its stead."""
-    monkeypatch.setattr(_run, "MODEL_SECONDS", 0.05)
+    monkeypatch.setattr(limits, "MODEL_SECONDS", 0.05)
     release, reached = anyio.Event(), anyio.Event()
 
     async def before(number: int) -> None:
@@ -235,8 +235,8 @@ def test_native_cancellation_during_the_cleanup() -> None:
 async def test_the_runs_around_a_model_are_told_of_the_end_when_its_report_is_cut_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_run, "CLEANUP_SECONDS", 1.5)
-    monkeypatch.setattr(_run, "OWN_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "CLEANUP_SECONDS", 1.5)
+    monkeypatch.setattr(limits, "OWN_SECONDS", 0.5)
 
     def react(name: str) -> Any:
         return anyio.sleep_forever() if name == "on_llm_error" else None

@@ -320,11 +320,11 @@ async def test_the_loop_ends_while_it_is_suspended() -> None:
 
 @pytest.fixture
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    from langchain_anyio._runs import model as _run
+    from langchain_anyio._backends import limits
 
-    monkeypatch.setattr(_run, "CLEANUP_SECONDS", 2.0)
-    monkeypatch.setattr(_run, "MODEL_SECONDS", 0.2)
-    monkeypatch.setattr(_run, "OWN_SECONDS", 1.8)
+    monkeypatch.setattr(limits, "CLEANUP_SECONDS", 2.0)
+    monkeypatch.setattr(limits, "MODEL_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "OWN_SECONDS", 1.8)
 
 
 # What cannot be closed properly: the worst is an error at the consumer.

@@ -106,7 +106,7 @@ async def test_a_call() -> None:
     main = threading.get_ident()
     assert await calls.run(work, label="work", limiter=new_limiter()) == ("mine", True)
     assert VARIABLE.get() == "mine"
-    assert calls.left() == []
+    assert calls.abandoned() == []
     await calls.join()
 
 
@@ -141,7 +141,7 @@ async def test_cancelled_before_it_begins() -> None:
         scope.cancel()
         await calls.run(lambda: pytest.fail("called"), label="work", limiter=new_limiter())
     assert scope.cancelled_caught
-    assert calls.left() == []
+    assert calls.abandoned() == []
 
 
 async def test_cancelled_while_it_waits_for_a_thread(
@@ -160,7 +160,7 @@ async def test_cancelled_while_it_waits_for_a_thread(
             second.cancel(how)
             await settle()
             assert second.outcome == "cancelled"
-            assert calls.left() == []
+            assert calls.abandoned() == []
         blocker.go_on.set()
     assert first.value == "value"
     assert called == []
@@ -176,7 +176,7 @@ async def test_cancelled_while_it_runs(anyio_backend: tuple[str, Any]) -> None:
             victim.cancel(how)
             await settle()
             assert victim.outcome == "cancelled"
-            assert calls.left() == ["work"]
+            assert calls.abandoned() == ["work"]
             joining = Victim(group, calls.join)
             await settle()
             assert joining.outcome == "running"
@@ -185,7 +185,7 @@ async def test_cancelled_while_it_runs(anyio_backend: tuple[str, Any]) -> None:
                 while joining.outcome == "running":
                     await checkpoint()
         assert joining.outcome == "returned"
-        assert calls.left() == []
+        assert calls.abandoned() == []
 
 
 async def test_cancelled_in_the_moment_it_returns(anyio_backend: tuple[str, Any]) -> None:
@@ -205,7 +205,7 @@ async def test_cancelled_in_the_moment_it_returns(anyio_backend: tuple[str, Any]
                     await checkpoint()
                 # Whichever came first, nothing is left for good.
                 await calls.join()
-        assert calls.left() == []
+        assert calls.abandoned() == []
 
 
 def test_the_loop_ends_before_an_abandoned_call(
@@ -228,7 +228,7 @@ def test_the_loop_ends_before_an_abandoned_call(
         return calls
 
     calls = anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
-    assert calls.left() == ["x"]
+    assert calls.abandoned() == ["x"]
     blocker.go_on.set()
     assert over.wait(GUARD)
     for thread in threading.enumerate():
@@ -343,7 +343,7 @@ async def test_a_step_that_is_cancelled_closes_the_iterator(anyio_backend: tuple
                 assert victim.outcome == "cancelled"
                 with anyio.fail_after(GUARD), anyio.CancelScope(shield=True):
                     await iterator.aclose()  # does not wait for the step
-                assert calls.left() == ["numbers"]
+                assert calls.abandoned() == ["numbers"]
                 assert not numbers.closed
                 numbers.blocker.go_on.set()
                 with anyio.fail_after(GUARD):

@@ -25,8 +25,8 @@ from langchain_anyio import (
     StreamCancelledError,
     open_stream,
 )
+from langchain_anyio._backends import limits
 from langchain_anyio._backends.current import backend
-from langchain_anyio._runs import model as _run
 from models import (
     AStreamModel,
     AsyncRecorder,
@@ -62,9 +62,9 @@ def elsewhere(func: Callable[[], Awaitable[Any]], name: str) -> BaseException | 
 
 @pytest.fixture
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_run, "CLEANUP_SECONDS", 2.0)
-    monkeypatch.setattr(_run, "MODEL_SECONDS", 0.2)
-    monkeypatch.setattr(_run, "OWN_SECONDS", 1.8)
+    monkeypatch.setattr(limits, "CLEANUP_SECONDS", 2.0)
+    monkeypatch.setattr(limits, "MODEL_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "OWN_SECONDS", 1.8)
 
 
 # Handlers that raise

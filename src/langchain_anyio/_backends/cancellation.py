@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import anyio
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
@@ -47,6 +50,45 @@ def without_cancellations(error: BaseException) -> BaseException | None:
     return error
 
 
+class HeldCancellation:
+    """Holds cancellations back within `with` blocks, so that a cleanup can take its next step.
+
+    Args:
+        scope: A scope whose own cancellation is not held back.
+    """
+
+    __slots__ = ("_held", "_scope")
+
+    def __init__(self, scope: anyio.CancelScope | None = None) -> None:
+        self._scope = scope
+        self._held: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(exc, anyio.get_cancelled_exc_class()):
+            return False
+        if self._scope is not None and self._scope.cancel_called:
+            return False
+        self._held = exc
+        return True
+
+    def release(self) -> None:
+        """Raise the last cancellation that was held back, if there was one."""
+        held, self._held = self._held, None
+        if held is not None:
+            try:
+                raise held
+            finally:
+                del held  # its traceback refers to this frame
+
+
 class Waitable(Protocol):
     """An event of any kind."""
 
@@ -62,17 +104,9 @@ async def wait_uncancellable(event: Waitable, deadline: float = math.inf) -> Non
     it each time it is called, and is held back here until the event is set or the deadline has
     passed. Without a deadline, the caller must make sure that the event is set in bounded time.
     """
-    cancelled: BaseException | None = None
     with anyio.CancelScope(shield=True, deadline=deadline) as scope:
+        cancellation = HeldCancellation(scope)
         while not event.is_set():
-            try:
+            with cancellation:
                 await event.wait()
-            except anyio.get_cancelled_exc_class() as exc:
-                if scope.cancel_called:
-                    raise
-                cancelled = exc
-    if cancelled is not None:
-        try:
-            raise cancelled
-        finally:
-            del cancelled
+    cancellation.release()

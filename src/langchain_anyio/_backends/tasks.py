@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from anyio.lowlevel import RunVar
 
+from . import limits
 from .cancellation import EXITS, without_cancellations
 from .current import backend
 
@@ -33,9 +34,6 @@ if sys.version_info < (3, 11):
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
-
-# How long `close_open_nurseries()` waits for the children of open nurseries.
-ABANDONED_SECONDS = 5.0
 
 # asyncio keeps only weak references to its tasks. The strong ones here are dropped with their loop,
 # however it ends.
@@ -121,7 +119,7 @@ async def close_open_nurseries(before: int = 0) -> None:
 
     A task with an open nursery can only end in an error, and a system task that does so crashes
     trio's run. Code leaves a nursery open if it suspends a generator within the nursery for good.
-    The wait is shielded and lasts at most `ABANDONED_SECONDS`.
+    The wait is shielded and lasts at most `limits.CLEANUP_SECONDS`.
 
     Args:
         before: Number of nurseries that were open before, and stay open.
@@ -132,7 +130,7 @@ async def close_open_nurseries(before: int = 0) -> None:
     abandoned = task.child_nurseries[before:]
     for nursery in abandoned:
         nursery.cancel_scope.cancel()
-    with trio.move_on_after(ABANDONED_SECONDS, shield=True):
+    with trio.move_on_after(limits.CLEANUP_SECONDS, shield=True):
         # Polled: there is no way to wait for the children of somebody else's nursery.
         while any(nursery.child_tasks for nursery in abandoned):  # noqa: ASYNC110
             await trio.sleep(0.01)

@@ -9,32 +9,29 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import Any, Protocol, final
 
 import anyio
 from langchain_core.runnables import RunnableConfig
+from typing_extensions import override
 
-from langchain_anyio._backends.cancellation import EXITS, is_cancellation, wait_uncancellable
+from langchain_anyio._backends import limits
+from langchain_anyio._backends.cancellation import EXITS, is_cancellation
 from langchain_anyio._backends.current import backend, contexts_around
 from langchain_anyio._backends.event_loops import Loop
-from langchain_anyio._backends.leaks import warn_of_leak
 from langchain_anyio._backends.tasks import spawn_background
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._langchain_core import needs_asyncio
 from langchain_anyio._primitives.event import Event
 from langchain_anyio._primitives.projection import (
     ProjectionState,
-    raise_as_it_came,
     shareable_error,
 )
 from langchain_anyio._primitives.wakeup import Wakeup
 
-if TYPE_CHECKING:
-    pass
-
-CLEANUP_SECONDS = 5.0
+from .cleanup import BackgroundRun, TimeLimit
 
 # Graph runs in which the current task executes a node, or was started by one, outermost first.
 _around: ContextVar[tuple[GraphRun, ...]] = ContextVar("langchain_anyio_graphs", default=())
@@ -55,7 +52,7 @@ def is_graph(runnable: object) -> bool:
 
 
 @final
-class GraphRun:
+class GraphRun(BackgroundRun):
     """One run of a graph: one task (`_main`) advances it, another one (`_stop`) closes it.
 
     It does not refer to the stream.
@@ -64,6 +61,7 @@ class GraphRun:
     def __init__(
         self, graph: Any, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]
     ) -> None:
+        super().__init__()
         self._graph = graph
         self._input = input
         self._config = config
@@ -73,14 +71,12 @@ class GraphRun:
         # langgraph's channels, and the projection states that they feed.
         self._channels: list[tuple[Any, ProjectionState[Any, list[Any]]]] = []
         self._extensions: dict[str, Any] = {}
-        self._loop: Loop | None = None
         self._wanted = Event()
         self._advanced = Wakeup()
         self._closing = False
         self._exit: BaseException | None = None
         self._left = Event()
         self._stopped = Event()
-        self._ended = Event()
 
     def open(self) -> dict[str, Any]:
         """Return the projections, after creating langgraph's run stream if there is none yet.
@@ -160,10 +156,10 @@ class GraphRun:
         finally:
             if isinstance(error, Exception):
                 # After an error of a stream transformer, the graph itself has not ended.
-                self.close(error)
+                self._close(error)
             elif error is not None and not self._closing:
                 try:  # in this task, because a loop that is ending waits for no new one
-                    deadline = anyio.current_time() + CLEANUP_SECONDS
+                    deadline = anyio.current_time() + limits.CLEANUP_SECONDS
                     with anyio.CancelScope(shield=True, deadline=deadline):
                         await self._close_graph()
                 finally:
@@ -196,22 +192,24 @@ class GraphRun:
 
     # The end
 
-    async def aclose(self) -> None:
-        if self._loop is None:
-            self._closing = True
-            self._end(StreamCancelledError())
-            return
-        if not self._ended.is_set():
-            if not self._loop.is_current():
-                raise RuntimeError("the stream runs on another event loop, and is closed there")
-            self.close(StreamCancelledError())
-            if self._waits_for_caller():
-                return
-            await wait_uncancellable(self._ended)
-        # On asyncio, the task itself has passed the exit on to the loop.
-        if self._exit is not None and backend() != "asyncio":
-            raise_as_it_came(self._exit, self._exit.__traceback__)
+    @override
+    def close(self) -> None:
+        self._close(StreamCancelledError())
 
+    @override
+    def _close_unstarted(self) -> None:
+        self._closing = True
+        self._end(StreamCancelledError())
+
+    @override
+    def _is_cut_short_by_close(self) -> bool:
+        return not self._over()
+
+    @override
+    def _errors(self) -> Iterator[BaseException | None]:
+        yield self._exit
+
+    @override
     def _waits_for_caller(self) -> bool:
         """Return whether the current task is one of the graph's, whose end the run waits for.
 
@@ -221,16 +219,19 @@ class GraphRun:
             self in context.get(_around, ()) for context in contexts_around()
         )
 
-    def close(self, error: Exception) -> None:
+    def _close(self, error: Exception) -> None:
         """Begin to stop, and raise `error` to the consumers; call this on the run's event loop."""
         if not (self._closing or self._ended.is_set()):
             self._closing = True
             self._end(error)
             self._wanted.set()
-            name = "langchain_anyio.open_stream cleanup"
             self._stop_scope = anyio.CancelScope(shield=True)
-            spawn_background(self._stop, name=name, on_done=self._stopped.set)
-            spawn_background(self._watch, name=name, on_done=self._ended.set)
+            spawn_background(
+                self._stop,
+                name="langchain_anyio.open_stream cleanup",
+                on_done=self._stopped.set,
+            )
+            self._begin_cleanup()
 
     async def _stop(self) -> None:
         """Stop the graph, in a task that nobody cancels.
@@ -247,25 +248,18 @@ class GraphRun:
             self._exit = exc
             raise
 
-    async def _watch(self) -> None:
-        """Make sure that a run that is being closed ends within `CLEANUP_SECONDS`."""
-        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_SECONDS):
-            await self._stopped.wait()
-            await self._left.wait()
-        if not (self._stopped.is_set() and self._left.is_set()):
+    @override
+    def _time_limits(self) -> Sequence[TimeLimit]:
+        return (
+            (self._stopped, limits.CLEANUP_SECONDS, self._give_up),
+            (self._left, limits.CLEANUP_SECONDS, self._give_up),
+        )
+
+    def _give_up(self) -> None:
+        if not self._scope.cancel_called:
             self._scope.cancel()
             self._stop_scope.cancel()
-            warn_of_leak(
-                f"the cleanup of a stream was given up after {CLEANUP_SECONDS:g} seconds; left behind: "
-                f"the graph {self._graph.get_name()}",
-                self,
-            )
-
-    def dropped(self) -> bool:
-        """Begin to stop, as nobody can read the stream any more; may be called from any thread."""
-        if self._loop is None or self._over():
-            return False
-        return self._loop.call_soon(lambda: self.close(StreamCancelledError()))
+            self._warn_of_abandoned([f"the graph {self._graph.get_name()}"])
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
-import anyio
 from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForChainRun,
@@ -19,7 +18,13 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from typing_extensions import override
 
+from langchain_anyio._backends.cancellation import HeldCancellation
+from langchain_anyio._langchain_core import end_response, error_response
+from langchain_anyio._primitives.event import Event
+from langchain_anyio._stream_state import StreamState
+
 from .callbacks import Dispatcher
+from .late_error import LateError
 
 
 class AnyioLLMRunManager(AsyncCallbackManagerForLLMRun):
@@ -177,6 +182,65 @@ class AnyioChainRunManager(AsyncCallbackManagerForChainRun):
         await _tell_end(self, self._dispatch, event, "ignore_chain", args, kwargs)
 
 
+@final
+class OpenRuns:
+    """The runs that handlers were notified of: of the model, and of the sequences around it.
+
+    Attributes:
+        generation_info: Metadata of the model's answer that is meant for tracing only.
+    """
+
+    __slots__ = ("_late", "_reported", "_runs", "_state", "generation_info")
+
+    def __init__(self, state: StreamState, late: LateError) -> None:
+        self._state = state
+        self._late = late
+        self._runs: list[AnyioLLMRunManager | AnyioChainRunManager] = []
+        self._reported: Event | None = None
+        self.generation_info: dict[str, Any] = {}
+
+    def add(self, run: AnyioLLMRunManager | AnyioChainRunManager) -> None:
+        """Add a run that is part of the last one."""
+        self._runs.append(run)
+
+    def have_handlers(self) -> bool:
+        """Return whether any handler is notified of the end."""
+        return any(run.handlers for run in self._runs)
+
+    async def report_end(self) -> None:
+        """Notify the handlers of the end, or wait until another task that does so has finished."""
+        if self._reported is not None:
+            await self._reported.wait()
+            return
+        self._reported = Event()
+        cancellation = HeldCancellation()  # the outer runs still have to be notified
+        try:
+            for run in reversed(self._runs):
+                if run.handlers:
+                    try:
+                        with cancellation:
+                            await self._report_end_of(run)
+                    except BaseException as exc:  # noqa: BLE001 - raised to whoever awaits the stream
+                        self._late.note(exc)
+            cancellation.release()
+        finally:
+            self._reported.set()
+
+    async def _report_end_of(self, run: AnyioLLMRunManager | AnyioChainRunManager) -> None:
+        message = self._state.accumulator.message
+        error = self._late.error or self._state.accumulator.error
+        if error is None:
+            assert message is not None
+            if isinstance(run, AnyioChainRunManager):
+                await run.on_chain_end(message)
+            else:
+                await run.on_llm_end(end_response(message, self.generation_info))
+        elif isinstance(run, AnyioChainRunManager):
+            await run.on_chain_error(error)
+        else:
+            await run.on_llm_error(error, response=error_response(error, self.generation_info))
+
+
 async def _tell_end(
     run: AnyioLLMRunManager | AnyioChainRunManager,
     dispatch: Dispatcher,
@@ -191,23 +255,15 @@ async def _tell_end(
     continues. Callers shield this function, so only a native cancellation or the time limit of the
     cleanup reaches it.
     """
-    cancelled: BaseException | None = None
+    cancellation = HeldCancellation()
     for _ in range(2):
         untold, run._started = run._started, []
-        if not untold:
-            break
         reached: list[BaseCallbackHandler] = []
-        try:
+        with cancellation:
             await dispatch(untold, event, ignored_if, args, {**_run_of(run), **kwargs}, reached)
             break
-        except anyio.get_cancelled_exc_class() as exc:
-            cancelled = exc
-            run._started = [h for h in untold if not any(h is told for told in reached)]
-    if cancelled is not None:
-        try:
-            raise cancelled
-        finally:
-            del cancelled
+        run._started = [h for h in untold if not any(h is told for told in reached)]
+    cancellation.release()
 
 
 def _run_of(manager: BaseRunManager) -> dict[str, Any]:

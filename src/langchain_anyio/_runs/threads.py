@@ -85,20 +85,20 @@ class ThreadCalls:
     until their threads have finished.
     """
 
-    __slots__ = ("_all_returned", "_left", "_loop")
+    __slots__ = ("_abandoned", "_all_returned", "_loop")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._left: dict[_Call, None] = {}
+        self._abandoned: dict[_Call, None] = {}
         self._all_returned = Wakeup()
 
-    def left(self) -> list[str]:
+    def abandoned(self) -> list[str]:
         """Return the labels of the calls that were cancelled and have not returned."""
-        return sorted(call.label for call in self._left)
+        return sorted(call.label for call in self._abandoned)
 
     async def join(self) -> None:
         """Wait until the threads of all cancelled calls have finished."""
-        while self._left:
+        while self._abandoned:
             await self._all_returned.wait()
 
     async def run(self, func: Callable[[], T], *, label: str, limiter: anyio.CapacityLimiter) -> T:
@@ -138,12 +138,12 @@ class ThreadCalls:
             return result
         except anyio.get_cancelled_exc_class():
             if call.abandon():
-                self._left[call] = None
+                self._abandoned[call] = None
             raise
 
     def _forget(self, call: _Call) -> None:
-        self._left.pop(call, None)
-        if not self._left:
+        self._abandoned.pop(call, None)
+        if not self._abandoned:
             self._all_returned.fire()
 
 

@@ -19,8 +19,9 @@ from weakref import WeakKeyDictionary
 import trio
 from trio.lowlevel import current_task
 
+from langchain_anyio._backends import limits
 from langchain_anyio._backends.async_generators import AsyncGenerators
-from langchain_anyio._backends.cancellation import EXITS
+from langchain_anyio._backends.cancellation import EXITS, HeldCancellation
 from langchain_anyio._backends.tasks import contain
 from langchain_anyio._primitives.projection import raise_as_it_came
 
@@ -29,9 +30,6 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
 
 T = TypeVar("T")
-
-# Time limit for work that may continue after its surroundings were cancelled.
-CLEANUP_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
 
@@ -149,7 +147,7 @@ class CallScope:
             self._collected.extend(self._closable_here())
             await self._one_at_a_time(self._close_in_turn)
         if self.tasks:
-            with trio.move_on_after(CLEANUP_SECONDS):
+            with trio.move_on_after(limits.CALL_CLEANUP_SECONDS):
                 await self._settled()
         if self.tasks:
             warnings.warn(
@@ -240,7 +238,7 @@ class CallScope:
                 task.cancel()
         if not self.tasks:
             return
-        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+        with trio.move_on_after(limits.CALL_CLEANUP_SECONDS, shield=True):
             await self._settled()
         if self.tasks:
             names = self._names()
@@ -248,7 +246,7 @@ class CallScope:
                 task.cancel()
             self.tasks.clear()
             warnings.warn(
-                f"the cleanup of a call was given up after {CLEANUP_SECONDS:g} seconds; left behind: {names}",
+                f"the cleanup of a call was given up after {limits.CALL_CLEANUP_SECONDS:g} seconds; left behind: {names}",
                 ResourceWarning,
                 stacklevel=2,
             )
@@ -333,7 +331,7 @@ class CallScope:
 
     async def _one_at_a_time(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call `close` while no other task closes generators: closing one closes those it reads."""
-        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+        with trio.move_on_after(limits.CALL_CLEANUP_SECONDS, shield=True):
             await self._closing.acquire()
         try:
             await _insist(close)
@@ -365,16 +363,10 @@ def _place() -> tuple[trio.lowlevel.Task, int]:
 
 async def _insist(close: Callable[[], Awaitable[None]]) -> None:
     """Repeat `close` until all generators are closed, even if closing one of them is cancelled."""
-    cancelled = None
-    while True:
-        try:
+    cancellation = HeldCancellation()
+    closed = False
+    while not closed:
+        with cancellation:  # the generator that raises it is closed
             await close()
-            break
-        except trio.Cancelled as exc:
-            # The generator that raised it is closed.
-            cancelled = exc
-    if cancelled is not None:
-        try:
-            raise cancelled
-        finally:
-            del cancelled
+            closed = True
+    cancellation.release()

@@ -14,8 +14,10 @@ from typing import Any, TypeVar, cast
 
 import trio
 
+from langchain_anyio._backends import limits
+
 from .awaited_at_once import awaited_at_once
-from .call_scope import CLEANUP_SECONDS, CallScope
+from .call_scope import CallScope
 from .contexts import InContext
 from .futures import Future, Task, ensure_future
 
@@ -178,12 +180,12 @@ async def _shield(future: Future[T]) -> T:
     try:
         await future.settled()
     except trio.Cancelled:
-        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+        with trio.move_on_after(limits.CALL_CLEANUP_SECONDS, shield=True):
             await future.settled()
         if not future.done():
             future.cancel()
             warnings.warn(
-                f"{future!r} was cancelled, as it had not ended {CLEANUP_SECONDS:g} seconds after its surroundings "
+                f"{future!r} was cancelled, as it had not ended {limits.CALL_CLEANUP_SECONDS:g} seconds after its surroundings "
                 "were cancelled",
                 ResourceWarning,
                 stacklevel=2,

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 import trio
 from trio.lowlevel import current_task
 
+from langchain_anyio._backends import limits
 from langchain_anyio._backends.cancellation import EXITS
 from langchain_anyio._backends.tasks import close_open_nurseries, contain
 
-from .call_scope import CLEANUP_SECONDS, CallScope
+from .call_scope import CallScope
 from .missing_names import missing_of_task
 from .start_order import StartOrder
 
@@ -339,7 +340,7 @@ class Task(Future[T]):
             raise RuntimeError(f"Task cannot await on itself: {self!r}")
         if self._late:
             self._late = False
-            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+            with trio.move_on_after(limits.CALL_CLEANUP_SECONDS, shield=True):
                 await self._run()
         await self._event.wait()
 

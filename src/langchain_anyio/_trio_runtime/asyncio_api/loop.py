@@ -20,13 +20,13 @@ import anyio.to_thread
 import sniffio
 import trio
 
+from langchain_anyio._backends import limits
 from langchain_anyio._backends.cancellation import is_cancellation
 from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._runs.threads import handler_limiter, model_limiter
 from langchain_anyio._trio_runtime.running_backend import on_trio
 
 from .awaited_at_once import awaited_at_once
-from .call_scope import CLEANUP_SECONDS
 from .futures import Future, Task
 from .missing_names import missing_of_loop
 
@@ -136,7 +136,7 @@ class TrioLoop:
             await over.wait()
         except trio.Cancelled:
             if not future.cancel():
-                with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                with trio.move_on_after(limits.CALL_CLEANUP_SECONDS, shield=True):
                     await over.wait()
                 if not over.is_set():
                     _warn_of_left(_name(func))
@@ -348,7 +348,7 @@ class _Call:
             if not self._running:
                 return True
             self._over = over
-        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+        with trio.move_on_after(limits.CALL_CLEANUP_SECONDS, shield=True):
             await over.wait()
         return over.is_set()
 
@@ -399,7 +399,7 @@ def _name(func: Callable[..., Any]) -> str:
 
 def _warn_of_left(label: str) -> None:
     warnings.warn(
-        f"the call of {label} in a worker thread was cancelled and has not returned for {CLEANUP_SECONDS:g} seconds; "
+        f"the call of {label} in a worker thread was cancelled and has not returned for {limits.CALL_CLEANUP_SECONDS:g} seconds; "
         "it is left behind",
         ResourceWarning,
         stacklevel=2,
