@@ -46,7 +46,7 @@ class GraphStream:
         subgraphs: A run stream for each subgraph, as langgraph makes it.
     """
 
-    __slots__ = ("_entered", "_owner", "_run")
+    __slots__ = ("_entered", "_extensions", "_owner", "_run")
 
     values: AsyncProjection[dict[str, Any], list[dict[str, Any]]]
     messages: AsyncProjection[AsyncChatModelStream, list[AsyncChatModelStream]]
@@ -57,6 +57,7 @@ class GraphStream:
         self._run = run
         self._owner = DropGuard(run)
         self._entered = False
+        self._extensions: Mapping[str, Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
@@ -68,14 +69,16 @@ class GraphStream:
     @property
     def extensions(self) -> Mapping[str, Any]:
         """All projections by name; available only on an event loop."""
-        return MappingProxyType(
-            {
-                name: AsyncProjection._view(value, self._owner)
-                if isinstance(value, ProjectionState)
-                else value
-                for name, value in self._run.open().items()
-            }
-        )
+        if self._extensions is None:
+            self._extensions = MappingProxyType(
+                {
+                    name: AsyncProjection._view(value, self._owner)
+                    if isinstance(value, ProjectionState)
+                    else value
+                    for name, value in self._run.open().items()
+                }
+            )
+        return self._extensions
 
     @property
     def done(self) -> bool:

@@ -18,7 +18,8 @@ from langchain_core.runnables import (
 
 from ._graph_stream import GraphStream
 from ._runs.drop_guard import DropGuard
-from ._runs.graph import Graph, GraphRun, is_graph
+from ._runs.graph import GraphRun
+from ._runs.langgraph import Graph, is_graph
 from ._runs.model import ModelRun, call_of
 from ._runs.target import Target, resolve
 from ._stream import AsyncChatModelStream

@@ -1,17 +1,14 @@
 """A LangGraph run as a stream: the graph runs in background tasks that belong to the stream.
 
-langgraph is not a dependency and is never imported here. Its own run stream turns the graph's
-output into projections. A single task advances that stream, so that no consumer's cancellation
-reaches the graph.
+langgraph's own run stream turns the graph's output into projections. A single task advances that
+stream, so that no consumer's cancellation reaches the graph.
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, copy_context
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import anyio
 from langchain_core.runnables import RunnableConfig
@@ -32,23 +29,10 @@ from langchain_anyio._primitives.projection import (
 from langchain_anyio._primitives.wakeup import Wakeup
 
 from .cleanup import BackgroundRun, TimeLimit
+from .langgraph import Channel, GraphRunStream
 
 # Graph runs in which the current task executes a node, or was started by one, outermost first.
 _around: ContextVar[tuple[GraphRun, ...]] = ContextVar("langchain_anyio_graphs", default=())
-
-
-class Graph(Protocol):
-    """A compiled graph (`langgraph.pregel.Pregel`), as `open_stream` accepts it."""
-
-    def get_subgraphs(
-        self, *, namespace: str | None = None, recurse: bool = False
-    ) -> Iterator[tuple[str, Any]]: ...
-
-
-def is_graph(runnable: object) -> bool:
-    """Return whether `runnable` is a compiled graph; if langgraph is not imported, none exists."""
-    pregel = getattr(sys.modules.get("langgraph.pregel"), "Pregel", None)
-    return pregel is not None and isinstance(runnable, pregel)
 
 
 @final
@@ -67,10 +51,10 @@ class GraphRun(BackgroundRun):
         self._config = config
         self._kwargs = kwargs
         self.events: ProjectionState[Any, list[Any]] = ProjectionState()
-        self.run_stream: Any = None
+        self._stream: GraphRunStream | None = None
         # langgraph's channels, and the projection states that they feed.
-        self._channels: list[tuple[Any, ProjectionState[Any, list[Any]]]] = []
-        self._extensions: dict[str, Any] = {}
+        self._channels: list[tuple[Channel, ProjectionState[Any, list[Any]]]] = []
+        self._projections: dict[str, Any] = {}
         self._wanted = Event()
         self._advanced = Wakeup()
         self._closing = False
@@ -79,40 +63,36 @@ class GraphRun(BackgroundRun):
         self._stopped = Event()
 
     def open(self) -> dict[str, Any]:
-        """Return the projections, after creating langgraph's run stream if there is none yet.
+        """Return the projections' states, and extensions that are none, by name.
 
-        Nothing of the graph runs yet.
+        The first call creates langgraph's run stream. Nothing of the graph runs yet.
         """
-        if self.run_stream is None:
+        if self._stream is None:
             if backend() == "trio" and needs_asyncio():
                 raise RuntimeError(
                     "graphs run on trio with langchain_anyio.enable_trio(), called before anything runs"
                 )
-            with warnings.catch_warnings():
-                # The user has not chosen a version.
-                warnings.filterwarnings("ignore", "The v3 streaming protocol")
-                run = self.run_stream = _at_once(
-                    self._graph.astream_events(
-                        self._input, self._config, version="v3", **self._kwargs
-                    )
-                )
-            # Neither the pump nor the channel of all events is public.
-            run._mux.bind_apump(self.advance)
-            self._take_over(run._mux._events, self.events)
-            self._close_graph = run._graph_aiter.aclose
-            for name, value in run.extensions.items():
-                if hasattr(value, "_subscribed"):
-                    self._extensions[name] = self._take_over(value, ProjectionState())
+            stream = self._stream = GraphRunStream(
+                self._graph, self._input, self._config, self._kwargs, self.advance
+            )
+            self._feed(self.events, stream.events)
+            for name, value in stream.projections.items():
+                if isinstance(value, Channel):
+                    self._projections[name] = self._feed(ProjectionState(), value)
                 else:
-                    self._extensions[name] = value
+                    self._projections[name] = value
             if self._closing:
                 self._end(StreamCancelledError())
-        return self._extensions
+        return self._projections
 
-    def _take_over(
-        self, channel: Any, state: ProjectionState[Any, list[Any]]
+    @property
+    def run_stream(self) -> Any:
+        """Langgraph's own run stream, once the run is open."""
+        return None if self._stream is None else self._stream.public
+
+    def _feed(
+        self, state: ProjectionState[Any, list[Any]], channel: Channel
     ) -> ProjectionState[Any, list[Any]]:
-        channel._subscribed = True  # otherwise it keeps no items
         state.request_more = self.advance
         self._channels.append((channel, state))
         return state
@@ -138,13 +118,14 @@ class GraphRun(BackgroundRun):
     async def _main(self) -> None:
         error: BaseException | None = None
         _around.set((*_around.get(), self))
+        assert self._stream is not None
         try:
             with self._scope:
                 while await self._is_wanted():
-                    more = await self.run_stream._apump_next()
+                    more = await self._stream.step()
                     self._pass_on()
                     if not more:
-                        error = self.run_stream._mux._events._error
+                        error = self._stream.events.error
                         break
                     self._advanced.fire()
         except BaseException as exc:  # raised to the consumers
@@ -161,7 +142,7 @@ class GraphRun(BackgroundRun):
                 try:  # in this task, because a loop that is ending waits for no new one
                     deadline = anyio.current_time() + limits.CLEANUP_SECONDS
                     with anyio.CancelScope(shield=True, deadline=deadline):
-                        await self._close_graph()
+                        await self._stream.close_graph()
                 finally:
                     self._end(error)
             else:
@@ -174,9 +155,7 @@ class GraphRun(BackgroundRun):
 
     def _pass_on(self) -> None:
         for channel, state in self._channels:
-            items = channel._items
-            while items:
-                item = items.popleft()[1]
+            for item in channel.take():
                 if not state.done:
                     state.push(item)
 
@@ -238,12 +217,11 @@ class GraphRun(BackgroundRun):
 
         langgraph cleans up correctly when it is cancelled once, but not when cancelled twice.
         """
+        assert self._stream is not None
         try:
             with self._stop_scope:
-                await self.run_stream.abort()
-                await (
-                    self._close_graph()
-                )  # left open by `abort()` if a stream transformer has failed
+                await self._stream.public.abort()
+                await self._stream.close_graph()
         except EXITS as exc:
             self._exit = exc
             raise
@@ -260,17 +238,3 @@ class GraphRun(BackgroundRun):
             self._scope.cancel()
             self._stop_scope.cancel()
             self._warn_of_abandoned([f"the graph {self._graph.get_name()}"])
-
-
-def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that never waits, and return its result.
-
-    Raises:
-        RuntimeError: The coroutine waits.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coroutine.close()
-    raise RuntimeError("this release of langgraph does not make its run stream at once")

@@ -15,7 +15,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 
 from langchain_anyio._langchain_core import bound_config
 
-from .graph import is_graph
+from .langgraph import is_graph
 
 
 @final

@@ -1,0 +1,117 @@
+"""langgraph's run streams, and what is private in them.
+
+langgraph is not a dependency and is never imported here. All its private names that graphs need
+outside of the trio runtime are used in this module alone, each where its reason stands.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from typing import Any, Protocol, cast, final
+
+from langchain_core.runnables import RunnableConfig
+
+
+class Graph(Protocol):
+    """A compiled graph (`langgraph.pregel.Pregel`), as `open_stream` accepts it."""
+
+    def get_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> Iterator[tuple[str, Any]]: ...
+
+
+def is_graph(runnable: object) -> bool:
+    """Return whether `runnable` is a compiled graph; if langgraph is not imported, none exists."""
+    pregel = getattr(sys.modules.get("langgraph.pregel"), "Pregel", None)
+    return pregel is not None and isinstance(runnable, pregel)
+
+
+@final
+class Channel:
+    """One projection of a run stream (`langgraph.stream.stream_channel.StreamChannel`)."""
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        # A channel keeps items only for a subscriber. The public way to become one is to iterate,
+        # which also steps the graph.
+        channel._subscribed = True
+
+    def take(self) -> Iterator[Any]:
+        """Yield the items that have come, and drop them."""
+        items = self._channel._items  # there is no public way to take what is there
+        while items:
+            yield items.popleft()[1]  # the first of the pair is a number
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error that ended the channel; no public name has it."""
+        return cast("BaseException | None", self._channel._error)
+
+
+@final
+class GraphRunStream:
+    """A new run of a graph in langgraph's run stream, which steps only when it is told to.
+
+    Args:
+        graph: The compiled graph.
+        input: The graph's input.
+        config: The config to call it with.
+        kwargs: Further arguments of `astream_events`.
+        advance: Awaited by consumers of a message or a subgraph that want more; returns whether
+            more may come.
+
+    Attributes:
+        public: langgraph's own object.
+        events: The channel of all protocol events.
+        projections: The other channels, and extensions that are not channels, by name.
+    """
+
+    def __init__(
+        self,
+        graph: Any,
+        input: Any,
+        config: RunnableConfig | None,
+        kwargs: Mapping[str, Any],
+        advance: Callable[[], Awaitable[bool]],
+    ) -> None:
+        with warnings.catch_warnings():
+            # The user has not chosen a version.
+            warnings.filterwarnings("ignore", "The v3 streaming protocol")
+            run = _result_of(graph.astream_events(input, config, version="v3", **kwargs))
+        self.public: Any = run
+        # Without this, each waiting consumer would step the graph in its own task, and take the
+        # graph with it when it is cancelled.
+        run._mux.bind_apump(advance)
+        self.events: Channel = Channel(run._mux._events)
+        # `abort()` leaves it open if a stream transformer has failed.
+        self._graph_aiter = run._graph_aiter
+        self.projections: dict[str, Any] = {
+            name: Channel(value) if hasattr(value, "_subscribed") else value
+            for name, value in run.extensions.items()
+        }
+
+    async def step(self) -> bool:
+        """Let the graph take one step; return whether more may come."""
+        return cast("bool", await self.public._apump_next())
+
+    async def close_graph(self) -> None:
+        """Close the iterator that runs the graph."""
+        await self._graph_aiter.aclose()
+
+
+def _result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that never waits, and return its result.
+
+    Raises:
+        RuntimeError: The coroutine waits.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise RuntimeError("this release of langgraph does not make its run stream at once")
