@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from langchain_core.outputs import LLMResult
 
-    from ._run_tree import RunNode
+    from ._run_node import RunNode
 
 DEFAULT_ANSWER_PREFIX_TOKENS: Final = ("Final", "Answer", ":")
 

@@ -16,7 +16,8 @@ from langchain_anyio._backends.waiters import waiters
 from langchain_anyio._primitives.checkpoints import ConsumerCheckpoints
 
 from ._copies import Copied
-from ._run_tree import RunGroup, RunNode, RunTree, text_in, text_of
+from ._run_node import RunGroup, RunNode
+from ._run_tree import RunTree, text_in, text_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -72,12 +73,12 @@ class _Reader(Generic[T]):
     __slots__ = (
         "_dropped",
         "_hands",
-        "_left",
         "_loop",
         "_over",
         "_part",
         "_queue",
         "_raise_on_error",
+        "_remaining",
         "_run",
         "_runs",
         "_shape",
@@ -101,7 +102,7 @@ class _Reader(Generic[T]):
         # The run or the run group that it reads. The group is known only once iteration has begun.
         self._part: RunNode | RunGroup | None = None
         self._hands = 0
-        self._left: int | None = None
+        self._remaining: int | None = None
         self._steps = ConsumerCheckpoints()
         self._loop: Loop | None = None
         # Number of steps in progress; a dropped iterator stays open until they have ended.
@@ -129,7 +130,7 @@ class _Reader(Generic[T]):
                     if run is not None:
                         return self._shape(run, queue.take())
                     self._runs.settle()
-                    if self._over or self._left is not None or part.ended:
+                    if self._over or self._remaining is not None or part.ended:
                         self._end(part)
                     if self._loop is None:
                         self._loop = Loop()
@@ -153,13 +154,13 @@ class _Reader(Generic[T]):
         """Return the run of the first token in the queue, if this iteration takes that token."""
         if self._over:
             return None
-        if self._left is None and self._runs.is_by_hand(self._hands):
+        if self._remaining is None and self._runs.is_by_hand(self._hands):
             # Once `done` is set by hand, the tokens that are there are read, but none that come
             # later.
-            self._left = self._queue.qsize()
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
+            self._remaining = self._queue.qsize()
+        if self._remaining is not None:
+            self._remaining -= 1
+            if self._remaining < 0:
                 return None
         run = self._queue.first_run
         return run if run is not None and part.gives(run) else None

@@ -6,179 +6,23 @@ import math
 import weakref
 from collections import OrderedDict, deque
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+from typing import TYPE_CHECKING, Any, final
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-from langchain_anyio._backends.current import current_task, task_id
 from langchain_anyio._backends.event_loops import from_finalizer
 from langchain_anyio._errors import StreamCancelledError
-from langchain_anyio._langchain_core import current_caller, frames_of_current_task
-from langchain_anyio._primitives.projection import shareable_error
+from langchain_anyio._langchain_core import current_caller
 
+from ._run_node import UNKNOWN, Failure, RunGroup, RunNode
+from ._task_watch import TaskWatch
 from ._token_queue import DoneEvent, TokenQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from langchain_anyio._langchain_core import Caller
-
-UNKNOWN: Final = UUID(int=0)
-"""Id of the run of text that came without one, as from a subclass that puts into `queue` itself."""
+    pass
 
 # Number of ended and fully read runs to remember; asking for their tokens again is not an error.
 REMEMBERED = 1024
-
-
-@final
-class RunGroup:
-    """A group of outermost runs that overlap: the unit that one plain iteration reads.
-
-    A group begins with the start of an outermost run and ends when no outermost run is open.
-
-    Attributes:
-        number: The number of the group in its handler.
-        open: Number of outermost runs that have not ended.
-        unread: Number of outermost runs whose end no `aiter(run_id=...)` iterator has reached yet.
-        ended: Whether the last outermost run has ended.
-        error: The error of the first outermost run that failed.
-        unknown: The run of text that comes without a run while this group is current.
-    """
-
-    __slots__ = ("ended", "error", "number", "open", "unknown", "unread")
-
-    def __init__(self, number: int) -> None:
-        self.number: int = number
-        self.open: int = 0
-        self.unread: int = 0
-        self.ended: bool = False
-        self.error: Failure | None = None
-        self.unknown: RunNode = RunNode(UNKNOWN, self)
-
-    def gives(self, run: RunNode, /) -> bool:
-        """Return whether an iteration over this group takes the tokens of `run`.
-
-        It also takes those that were left over in earlier groups.
-        """
-        return run.span is not None and run.span.number <= self.number
-
-
-@final
-class Failure:
-    """An error with its original traceback, which can be raised any number of times."""
-
-    __slots__ = ("_error", "_traceback")
-
-    def __init__(self, error: BaseException) -> None:
-        # A generator that is closed is a cancelled run.
-        if isinstance(error, GeneratorExit):
-            error = StreamCancelledError()
-        self._error = shareable_error(error)
-        self._traceback = self._error.__traceback__
-
-    def throw(self) -> NoReturn:
-        """Raise the error."""
-        raise self._error.with_traceback(self._traceback)
-
-
-@final
-class RunNode:
-    """One run of a model, a chain, a tool or a retriever.
-
-    Attributes:
-        id: The id of the run.
-        span: The group that it belongs to; `None` for a run that is waited for and has not started.
-        parent: The run that it is part of, as far as the handler has seen it.
-        root: The outermost run that it is part of.
-        open_parts: Of an outermost run, its parts that have not ended, in the order of their
-            starts.
-        queue: The queue of its tokens and those of its parts; `None` if they go to its parent's.
-        ended: Whether it has ended.
-        error: The error that ended it, if any.
-        cut_off: Whether it has ended without reporting it. Text that it still emits is dropped.
-        call: The call that runs it, while it is open, if the call is watched.
-        task: The asyncio task that is watched because its end may be that of the run.
-        runner: The id of the task that runs its coroutine to the end, while it is open, if known.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_ahead",
-        "_speaks",
-        "call",
-        "cut_off",
-        "ended",
-        "error",
-        "id",
-        "open_parts",
-        "parent",
-        "queue",
-        "root",
-        "runner",
-        "span",
-        "task",
-    )
-
-    def __init__(self, id: UUID | None, span: RunGroup | None = None) -> None:
-        self.id: UUID = id or UNKNOWN
-        self.span: RunGroup | None = span
-        self.parent: RunNode | None = None
-        self.root: RunNode = self
-        self.open_parts: dict[RunNode, None] = {}
-        self.queue: TokenQueue[str, RunNode] | None = None
-        self.ended: bool = False
-        self.error: Failure | None = None
-        self.cut_off: bool = False
-        self._speaks = False
-        self._ahead = 0
-        self.call: weakref.ref[object] | None = None
-        self.task: Any = None
-        self.runner: int | None = None
-
-    def gives(self, _run: RunNode, /) -> bool:
-        """Return `True`: an iteration over the queue of this run takes every token in it."""
-        return True
-
-    def outer(self) -> Iterator[RunNode]:
-        """Yield this run and the runs that it is part of, from the inside out."""
-        run: RunNode | None = self
-        while run is not None:
-            yield run
-            run = run.parent
-
-    # The same text may arrive in two ways: as the tokens that the model reports, before or after it
-    # yields them, and as the events of what it yielded.
-
-    def new_from_token(self, text: str) -> str:
-        """Return the part of a reported token that has not arrived in an event."""
-        if text:
-            self._speaks = True
-            if self._ahead:
-                skipped = min(self._ahead, len(text))
-                self._ahead -= skipped
-                return text[skipped:]
-        return text
-
-    def new_from_event(self, text: str) -> str:
-        """Return the text of an event, or "" if the model reports its tokens."""
-        if self._speaks:
-            return ""
-        self._ahead += len(text)
-        return text
-
-    # langchain-core does not report the end of a call that was cut off before every handler had
-    # seen its start, nor that of a model, a tool or a retriever that was called directly.
-
-    def watch_call(self, caller: Caller, cut_off: Callable[[], object]) -> None:
-        """Call `cut_off` when the call is over.
-
-        This may happen in any thread, in the middle of any other code.
-        """
-        self.call = weakref.ref(caller.token, lambda _: cut_off())
-
-    def unwatch_call(self) -> None:
-        """Stop watching the call."""
-        self.call = None
 
 
 @final
@@ -193,7 +37,6 @@ class RunTree:
         "_claimed",
         "_cut_off",
         "_ended_alone",
-        "_frames",
         "_known",
         "_max_buffer_size",
         "_open",
@@ -222,11 +65,7 @@ class RunTree:
         self._recent: deque[RunNode] = deque(maxlen=REMEMBERED)
         # Filled by finalizers, which may run while this thread holds the lock.
         self._cut_off: deque[RunNode] = deque()
-        # Open runs by the asyncio task whose end may be theirs. The flag says whether any end of
-        # the task ends the run, or only a cancellation.
-        self._tasks: dict[Any, dict[RunNode, bool]] = {}
-        # By task, the open runs of coroutines that it runs to the end, and the frames of these.
-        self._frames: dict[int, dict[RunNode, int]] = {}
+        self._tasks = TaskWatch(self.lock, self.cancel)
         # The groups that no plain iteration has read to the end, by number.
         self._spans: OrderedDict[int, RunGroup] = OrderedDict()
         self._open_span(0)
@@ -303,13 +142,13 @@ class RunTree:
         """
         caller = None if run_id is None else current_caller(run_id)
         if caller is not None and caller.frame is not None:
-            self._end_returned()
+            self._tasks.cancel_returned()
         run = self.start(run_id, parent_id)
         if run.ended:
             return
         if caller is None:
             if alone:
-                self._watch_task(run)
+                self._tasks.watch(run)
             return
         cut_off, call_soon = self._cut_off, from_finalizer()
 
@@ -319,70 +158,12 @@ class RunTree:
 
         run.watch_call(caller, over)
         if caller.frame is not None:
-            self._watch_task(run, whole=True)
-            with self.lock:
-                run.runner = task_id()
-                self._frames.setdefault(run.runner, {})[run] = caller.frame
+            self._tasks.watch_coroutine(run, caller.frame)
 
     def follow(self, run: RunNode) -> None:
         """Record that the current task now runs `run`, unless its call is watched."""
         if run.call is None:
-            self._watch_task(run)
-
-    def _watch_task(self, run: RunNode, *, whole: bool = False) -> None:
-        """Treat a cancellation of the current asyncio task as that of the run.
-
-        If the task runs the `whole` run, any end of the task counts.
-        """
-        task: Any = current_task()
-        if task is None or task is run.task or run.ended:
-            return
-        with self.lock:
-            self._unwatch_task(run)
-            run.task = task
-            # One callback for all runs, because removing a callback takes time linear in their
-            # number.
-            runs = self._tasks.get(task)
-            if runs is None:
-                runs = self._tasks[task] = {}
-                task.add_done_callback(self._task_ended)
-            runs[run] = whole
-
-    def _unwatch(self, run: RunNode) -> None:
-        run.unwatch_call()
-        if run.task is not None:
-            self._unwatch_task(run)
-        if run.runner is not None:
-            frames = self._frames[run.runner]
-            del frames[run]
-            if not frames:
-                del self._frames[run.runner]
-            run.runner = None
-
-    def _unwatch_task(self, run: RunNode) -> None:
-        task, run.task = run.task, None
-        runs = self._tasks.get(task)
-        if runs is not None and runs.pop(run, None) is not None and not runs:
-            del self._tasks[task]
-            task.remove_done_callback(self._task_ended)
-
-    def _task_ended(self, task: Any) -> None:
-        with self.lock:
-            for run, whole in self._tasks.pop(task, {}).items():
-                run.task = None
-                if whole or task.cancelled():
-                    self.cancel(run)
-
-    def _end_returned(self) -> None:
-        # Keeping the traceback of an error also keeps the objects of its call alive, so the call
-        # may not be seen to end. But a coroutine that is not on the stack of the task that runs it,
-        # while that task runs, has returned.
-        with self.lock:
-            frames = self._frames.get(task_id())
-            if frames:
-                on_stack = frames_of_current_task()
-                for run in [run for run, frame in frames.items() if frame not in on_stack]:
-                    self.cancel(run)
+            self._tasks.watch(run)
 
     def cancel(self, run: RunNode) -> None:
         """Record that a run was cut off, unless it is known to have ended."""
@@ -404,7 +185,8 @@ class RunTree:
                     self.cancel(self._cut_off.popleft())
 
     def _end(self, run: RunNode, error: BaseException | None) -> None:
-        self._unwatch(run)
+        run.unwatch_call()
+        self._tasks.unwatch(run)
         run.ended = True
         run.error = None if error is None else Failure(error)
         self._recent.append(run)

@@ -18,7 +18,8 @@ from typing_extensions import override
 from langchain_anyio._langchain_core import current_caller
 
 from ._copies import Copied
-from ._run_tree import REMEMBERED, RunNode, text_in, text_of
+from ._run_node import RunNode
+from ._run_tree import REMEMBERED, text_in, text_of
 
 if TYPE_CHECKING:
     from uuid import UUID
