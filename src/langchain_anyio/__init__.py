@@ -5,7 +5,8 @@ The layers, each of which imports only from those below it:
 - `_trio_runtime`: langchain-core itself on trio; `_cli`: the command `python -m langchain_anyio`.
 - `_open_stream`: runs a chat model or a graph into a stream.
 - `_graph_stream`: the stream of a graph's run.
-- `_stream`: the stream of a chat model; `callbacks`: handlers; `_runs`: one run of a model or graph.
+- `_stream`: the stream of a chat model; `callbacks`: handlers; `_runs`: one run of a model or of a
+  graph.
 - `_stream_state`: what has come of one message.
 - `_primitives`: a queue, an event and projections, on anyio alone; `_protocol`: events to messages,
   without I/O; `_providers`: HTTP clients of the running event loop.

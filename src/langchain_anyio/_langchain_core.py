@@ -57,7 +57,8 @@ except ImportError:
 
 set_config_context = _set_config_context
 
-# Frames between a handler and the callback manager that calls it: langchain-core's two, and those of subclasses.
+# Frames between a handler and the callback manager that calls it: langchain-core's two, and those
+# of subclasses.
 _FRAMES_TO_MANAGER = 16
 
 
@@ -67,8 +68,8 @@ class Caller:
 
     Attributes:
         token: An object that lives as long as the call, and goes when the call is cut off.
-        frame: Identifies the frame of the coroutine that makes the call, while `token` lives; `None` where the call
-            may go on in another task or after that coroutine.
+        frame: Identifies the frame of the coroutine that makes the call, while `token` lives;
+            `None` where the call may go on in another task or after that coroutine.
     """
 
     __slots__ = ("frame", "token")
@@ -81,10 +82,11 @@ class Caller:
 def current_caller(run_id: UUID) -> Caller | None:
     """Return the call that tells a handler, in this very task, of the start of the run `run_id`.
 
-    A call that is cut off by a cancellation (models, tools and retrievers, and everything before the first handler
-    has been told) tells no handler of its end. But the callback manager that it makes for itself is a
-    local variable of its coroutine, or of a function within it. Elsewhere than in langchain-core a function may
-    make a manager, and return what tells of the run; only that is known to live as long as the run then.
+    A call that is cut off by a cancellation tells no handler of its end, if it is that of a model,
+    a tool or a retriever, or before the first handler was notified. But the callback manager that
+    it makes for itself is a local variable of its coroutine, or of a function within it. Elsewhere
+    than in langchain-core, a function may make a manager and return what notifies of the run; then
+    only that is known to live as long as the run.
     """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(_FRAMES_TO_MANAGER):

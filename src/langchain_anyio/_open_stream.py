@@ -140,7 +140,8 @@ def open_stream(
             input, (bytes, bytearray)
         ):
             raise TypeError(
-                f"input must be a str, a list of messages or a PromptValue, not a {type(input).__name__}"
+                "input must be a str, a list of messages or a PromptValue, "
+                f"not a {type(input).__name__}"
             )
         call = call_of(target, input, kwargs)
     else:

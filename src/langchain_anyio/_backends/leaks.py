@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-
-if sys.version_info < (3, 11):
-    pass  # type: ignore[import-not-found,unused-ignore]
 
 
 class _Warning:

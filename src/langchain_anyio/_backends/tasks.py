@@ -60,7 +60,8 @@ def spawn_background(
         name: The task's name, for debuggers.
         context: The context to run it in (on asyncio, in a copy); by default a copy of the current
             one.
-        on_done: Called when the task has ended, even if an asyncio task was cancelled before it began.
+        on_done: Called when the task has ended, even if an asyncio task was cancelled before it
+            began.
     """
     context = copy_context() if context is None else context
     if backend() == "trio":
@@ -139,7 +140,10 @@ async def close_open_nurseries(before: int = 0) -> None:
 
 
 def spawn_surely(func: Callable[[], Awaitable[None]], *, name: str) -> None:
-    """Start `func` like `spawn_background()`, and again if its asyncio task is cancelled before it begins."""
+    """Start `func` like `spawn_background()`, and make sure that it begins.
+
+    An asyncio task that is cancelled before it begins is started again.
+    """
     begun = False
 
     async def run() -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator
 from functools import cache, partial
 from threading import get_ident
 from typing import Any, Protocol
 
-if sys.version_info < (3, 11):
-    pass  # type: ignore[import-not-found,unused-ignore]
 from .current import backend
 
 MOVED = (
-    "a consumer runs on another event loop than what it reads; consume it where it began, or hand what it "
-    "gives over with anyio.from_thread"
+    "a consumer runs on another event loop than what it reads; consume it where it began, or hand "
+    "what it gives over with anyio.from_thread"
 )
 
 

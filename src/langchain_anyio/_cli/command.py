@@ -341,7 +341,7 @@ async def _show(stream: AsyncChatModelStream) -> None:
 
 @final
 class _Text:
-    """Text that comes in pieces, of which the last character may wait for the next one to say what it is.
+    """Text in pieces, whose last character may wait for the next one to say what it is.
 
     Args:
         clean: What is done to it all.

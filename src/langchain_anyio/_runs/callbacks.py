@@ -55,8 +55,8 @@ class Dispatcher:
         """
         if is_within(self):
             raise RuntimeError(
-                "a callback handler, or the model, waits for the run that waits for it; let a task of its "
-                "own wait, or take stream.output_message"
+                "a callback handler, or the model, waits for the run that waits for it; let a task "
+                "of its own wait, or take stream.output_message"
             )
 
     def hold_timers(self) -> list[StallTimer]:

@@ -63,7 +63,7 @@ class BackgroundRun(ABC):
         """Return the time limits of the cleanup, the shortest first."""
 
     async def aclose(self) -> None:
-        """Stop, and return when everything has ended or was given up; see the streams' `aclose()`."""
+        """Stop, and return when everything has ended or was given up."""
         if self._loop is None:
             self._close_unstarted()
             return

@@ -30,8 +30,8 @@ class DropGuard:
         run = getattr(self, "_run", None)  # absent if `__init__` was interrupted
         if run is not None and run.dropped():
             warnings.warn(
-                "a stream of open_stream() was dropped before it was read to its end, and its run is "
-                "cancelled; use it with 'async with', or close it with 'await stream.aclose()'",
+                "a stream of open_stream() was dropped before it was read to its end, and its run "
+                "is cancelled; use it with 'async with', or close it with 'await stream.aclose()'",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

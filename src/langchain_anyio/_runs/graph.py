@@ -70,7 +70,8 @@ class GraphRun(BackgroundRun):
         if self._stream is None:
             if backend() == "trio" and needs_asyncio():
                 raise RuntimeError(
-                    "graphs run on trio with langchain_anyio.enable_trio(), called before anything runs"
+                    "graphs run on trio with langchain_anyio.enable_trio(), called before anything "
+                    "runs"
                 )
             stream = self._stream = GraphRunStream(
                 self._graph, self._input, self._config, self._kwargs, self.advance

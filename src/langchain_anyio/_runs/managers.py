@@ -220,7 +220,7 @@ class OpenRuns:
                     try:
                         with cancellation:
                             await self._report_end_of(run)
-                    except BaseException as exc:  # noqa: BLE001 - raised to whoever awaits the stream
+                    except BaseException as exc:  # noqa: BLE001 - raised to awaiters
                         self._late.note(exc)
             cancellation.release()
         finally:

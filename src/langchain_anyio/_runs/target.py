@@ -82,8 +82,9 @@ def _unsupported(model: object, detail: str) -> TypeError:
         else ""
     )
     return TypeError(
-        "model must be a chat model (a BaseChatModel), one with bind(), bind_tools(), with_config() or "
-        "configurable fields, a sequence that ends in one (prompt | model), or a compiled graph of langgraph's, "
+        "model must be a chat model (a BaseChatModel), one with bind(), bind_tools(), "
+        "with_config() or configurable fields, a sequence that ends in one (prompt | model), or a "
+        "compiled graph of langgraph's, "
         f"not a {_name(model)}{detail}{way_out}"
     )
 

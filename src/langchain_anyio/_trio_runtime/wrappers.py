@@ -253,7 +253,9 @@ def _is_async_generator(function: Callable[[Any], bool]) -> Callable[[Any], bool
 
 _BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
     **{
-        f"langchain_core.callbacks.manager.AsyncCallbackManagerFor{run}Run.on_{kind}_{end}": _unheard
+        f"langchain_core.callbacks.manager.AsyncCallbackManagerFor{run}Run.on_{kind}_{end}": (
+            _unheard
+        )
         for run, kind in (("Chain", "chain"), ("LLM", "llm"), ("Retriever", "retriever"))
         for end in ("end", "error")
     },

@@ -246,7 +246,8 @@ class CallScope:
                 task.cancel()
             self.tasks.clear()
             warnings.warn(
-                f"the cleanup of a call was given up after {limits.CALL_CLEANUP_SECONDS:g} seconds; left behind: {names}",
+                "the cleanup of a call was given up after "
+                f"{limits.CALL_CLEANUP_SECONDS:g} seconds; left behind: {names}",
                 ResourceWarning,
                 stacklevel=2,
             )

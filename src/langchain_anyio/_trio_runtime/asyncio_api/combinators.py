@@ -185,8 +185,8 @@ async def _shield(future: Future[T]) -> T:
         if not future.done():
             future.cancel()
             warnings.warn(
-                f"{future!r} was cancelled, as it had not ended {limits.CALL_CLEANUP_SECONDS:g} seconds after its surroundings "
-                "were cancelled",
+                f"{future!r} was cancelled, as it had not ended "
+                f"{limits.CALL_CLEANUP_SECONDS:g} seconds after its surroundings were cancelled",
                 ResourceWarning,
                 stacklevel=2,
             )

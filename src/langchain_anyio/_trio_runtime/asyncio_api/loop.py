@@ -382,8 +382,8 @@ def _nothing() -> None:
 def _hide_trio_from(func: object) -> None:
     """Let a loop that a function runs in its thread be the one that sniffio sees.
 
-    langchain-core has the function run in a copy of the caller's context, in which `anyio.run()` has
-    noted that trio runs.
+    langchain-core has the function run in a copy of the caller's context, in which `anyio.run()`
+    has noted that trio runs.
     """
     context = getattr(func.func, "__self__", None) if isinstance(func, partial) else None
     if isinstance(context, Context):
@@ -399,8 +399,8 @@ def _name(func: Callable[..., Any]) -> str:
 
 def _warn_of_left(label: str) -> None:
     warnings.warn(
-        f"the call of {label} in a worker thread was cancelled and has not returned for {limits.CALL_CLEANUP_SECONDS:g} seconds; "
-        "it is left behind",
+        f"the call of {label} in a worker thread was cancelled and has not returned for "
+        f"{limits.CALL_CLEANUP_SECONDS:g} seconds; it is left behind",
         ResourceWarning,
         stacklevel=2,
     )
