@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property
 from types import FrameType
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager
@@ -37,7 +37,8 @@ from langchain_core.language_models.chat_models import (
 )
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
-from langchain_core.runnables import RunnableBinding, RunnableConfig, ensure_config
+from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables.base import RunnableBindingBase
 
 # The steps of a sequence, and the traces of their calls, find their parent run in the context.
 from langchain_core.runnables.config import _set_config_context
@@ -54,6 +55,10 @@ try:
 except ImportError:
     # Releases before 1.6 have no gateway, and their models do not set the key.
     GATEWAY_METADATA_RESPONSE_KEY = "lc_gateway_metadata"
+
+if TYPE_CHECKING:
+    from langchain_core.runnables.retry import RunnableRetry
+    from tenacity import AsyncRetrying
 
 set_config_context = _set_config_context
 
@@ -360,10 +365,25 @@ def error_response(error: BaseException, generation_info: dict[str, Any]) -> LLM
 
 
 def bound_config(
-    binding: RunnableBinding[Any, Any], config: RunnableConfig | None
+    binding: RunnableBindingBase[Any, Any], config: RunnableConfig | None
 ) -> RunnableConfig:
     """Return the config that a binding passes on when it is called with `config`."""
     return binding._merge_configs(config)
+
+
+def retrying_of(
+    retry: RunnableRetry[Any, Any],
+    has_begun: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None]],
+) -> AsyncRetrying:
+    """Return tenacity's iterator over the attempts that `with_retry()` asks for.
+
+    There is no other attempt once `has_begun()`.
+    """
+    retrying = retry._async_retrying(reraise=True, sleep=sleep)
+    wanted = retrying.retry
+    retrying.retry = lambda state: not has_begun() and wanted(state)
+    return retrying
 
 
 def needs_asyncio() -> bool:

@@ -203,6 +203,24 @@ class OpenRuns:
         """Add a run that is part of the last one."""
         self._runs.append(run)
 
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    async def fail_inner(self, depth: int, error: BaseException) -> None:
+        """Notify the handlers that all but the outermost `depth` runs have failed.
+
+        Those of which the handlers could not be notified, as it was cancelled, remain open.
+        """
+        while len(self._runs) > depth:
+            run = self._runs[-1]
+            if run.handlers:
+                try:
+                    await self._report_error_of(run, error)
+                except Exception as exc:  # noqa: BLE001 - raised to whoever awaits the stream
+                    self._late.note(exc)
+            self._runs.pop()
+        self.generation_info.clear()
+
     def have_handlers(self) -> bool:
         """Return whether any handler is notified of the end."""
         return any(run.handlers for run in self._runs)
@@ -235,7 +253,13 @@ class OpenRuns:
                 await run.on_chain_end(message)
             else:
                 await run.on_llm_end(end_response(message, self.generation_info))
-        elif isinstance(run, AnyioChainRunManager):
+        else:
+            await self._report_error_of(run, error)
+
+    async def _report_error_of(
+        self, run: AnyioLLMRunManager | AnyioChainRunManager, error: BaseException
+    ) -> None:
+        if isinstance(run, AnyioChainRunManager):
             await run.on_chain_error(error)
         else:
             await run.on_llm_error(error, response=error_response(error, self.generation_info))

@@ -32,7 +32,7 @@ from .late_error import LateError
 from .managers import AnyioLLMRunManager, OpenRuns
 from .pump import Pump
 from .reentrancy import is_within
-from .sequence import run_steps
+from .route import Route
 from .stall_timer import StallTimer
 from .target import Target
 from .threads import ThreadCalls, ThreadIterator, model_limiter
@@ -85,6 +85,7 @@ class ModelRun(BackgroundRun, Run):
         self._open_runs = OpenRuns(state, self._late)
         self._generators = AsyncGenerators()
         self._pump: Pump | None = None
+        self._route: Route | None = None
 
     # Called by the stream and its users
 
@@ -208,7 +209,36 @@ class ModelRun(BackgroundRun, Run):
         self._ended.set()
 
     async def _run_model(self) -> None:
-        model, call = await self._prepare()
+        target, input, call = self._target, self._input, self._call
+        # Otherwise they would be kept in memory until the answer is complete.
+        del self._target, self._input, self._call
+        if call is None:
+            self._route = Route(
+                self._dispatch, self._open_runs, self._prepare_and_call, self._has_begun
+            )
+            following = self._route.follow(target, input)
+            del target, input
+            try:
+                await following
+            finally:
+                self._route = None
+        else:
+            calling = self._call_model(cast("BaseChatModel", target.runnable), call)
+            del target, input, call
+            await calling
+        if not self._state.done:
+            # Native event producers may leave the last event out.
+            self._state.dispatch({"event": "message-finish"})
+
+    async def _prepare_and_call(self, target: Target, input: Any) -> None:
+        call = call_of(target, input, self._kwargs)
+        model = cast("BaseChatModel", target.runnable)
+        del target, input
+        await self._call_model(model, call)
+
+    async def _call_model(self, model: BaseChatModel, call: ModelCall) -> None:
+        """Run the model to the end of its answer."""
+        self._name = type(model).__name__
         run = AnyioLLMRunManager(self._dispatch, call.callbacks, call.run_id or uuid7())
         self._open_runs.add(run)
         if run.handlers:
@@ -220,26 +250,25 @@ class ModelRun(BackgroundRun, Run):
                 await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
         self._pump = self._answer(model, call, run)
         del call
-        await self._generators.watch(self._pump.run(self._fail))
-        if not self._state.done:
-            if not self._state.flow.produced:
+        try:
+            await self._generators.watch(self._pump.run(self._fail_attempt))
+            if not (self._state.done or self._has_begun()):
                 raise ValueError("No generation chunks were returned")
-            # Native event producers may leave the last event out.
-            self._state.dispatch({"event": "message-finish"})
+        except Exception as exc:
+            if self._may_go_on():
+                # The next attempt begins when nothing of this one is left.
+                await self._generators.aclose(exc)
+            raise
 
-    async def _prepare(self) -> tuple[BaseChatModel, ModelCall]:
-        """Return the model and the call to make, and drop the run's own references to them.
+    def _has_begun(self) -> bool:
+        return self._state.flow.produced > 0
 
-        Otherwise they would be kept in memory until the answer is complete.
-        """
-        target, call = self._target, self._call
-        if call is None:
-            target, input = await run_steps(target, self._input, self._dispatch, self._open_runs)
-            call = call_of(target, input, self._kwargs)
-        del self._target, self._call, self._input, self._kwargs
-        model = cast("BaseChatModel", target.runnable)
-        self._name = type(model).__name__
-        return model, call
+    def _may_go_on(self) -> bool:
+        return self._route is not None and self._route.may_go_on
+
+    def _fail_attempt(self, error: BaseException) -> None:
+        if not (isinstance(error, Exception) and self._may_go_on()):
+            self._fail(error)
 
     def _answer(self, model: BaseChatModel, call: ModelCall, run: AnyioLLMRunManager) -> Pump:
         """Call the model, and return the pump that dispatches its answer as events."""

@@ -85,7 +85,7 @@ class Pump:
         # A generator may be suspended within a cancel scope or task group of its own. These are
         # nested in our scope, so the generator must be closed within it. Until it is closed, our
         # scope shields it from the cancellation that ended the run.
-        scope = anyio.CancelScope() if stall is None else stall.scope
+        scope = anyio.CancelScope() if stall is None else stall.new_scope()
         stalled = False
         try:
             with scope:

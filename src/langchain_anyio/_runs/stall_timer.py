@@ -13,14 +13,14 @@ from langchain_anyio._backends.event_loops import Loop
 
 @final
 class StallTimer:
-    """Cancels its scope when one wait for the model takes too long.
+    """Cancels the scope of an attempt when one wait for the model takes too long.
 
     The timer is paused while callback handlers run, even if the model's own step calls them, and
     then continues with the remaining time. `hold()` and `resume()` may be called from any thread,
     nested, and by several tasks at once; all other methods only by the task of the run.
 
     Attributes:
-        scope: The scope in which the run waits for the model; entered once.
+        scope: The scope in which the current attempt waits for the model; entered once.
         seconds: The longest wait in seconds.
     """
 
@@ -33,6 +33,11 @@ class StallTimer:
         self._holders = 0
         # Seconds left of the current wait while the timer is paused; infinite if there is no wait.
         self._remaining = math.inf
+
+    def new_scope(self) -> anyio.CancelScope:
+        """Return a scope for another attempt."""
+        self.scope = anyio.CancelScope()
+        return self.scope
 
     def start(self) -> None:
         """Begin a wait."""

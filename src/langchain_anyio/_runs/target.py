@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast, final
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeGuard, cast, final
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import (
@@ -17,13 +19,17 @@ from langchain_anyio._langchain_core import bound_config
 
 from .langgraph import is_graph
 
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableWithFallbacks
+    from langchain_core.runnables.retry import RunnableRetry
+
 
 @final
 class Target:
-    """A chat model, a sequence that ends in one, or a graph, without the bindings around it.
+    """What is inside the bindings that the user gave: a model, what ends in one, or a graph.
 
     Attributes:
-        runnable: The model, the sequence or the graph.
+        runnable: The model, the sequence, the retries, the fallbacks or the graph.
         config: The config to call it with.
         bound: The keyword arguments bound to it.
     """
@@ -42,11 +48,10 @@ class Target:
 
 
 def resolve(model: object, config: RunnableConfig | None) -> Target:
-    """Follow bindings and configurable models down to the chat model, the sequence or the graph.
+    """Follow bindings and configurable models down to what is inside.
 
     Raises:
-        TypeError: The innermost runnable is none of these, or the sequence does not end in a
-            chat model.
+        TypeError: This is no chat model, does not end in one, and is no graph.
     """
     runnable, bound = model, dict[str, Any]()
     while True:
@@ -55,11 +60,13 @@ def resolve(model: object, config: RunnableConfig | None) -> Target:
         if is_graph(runnable):
             return Target(cast("Runnable[Any, Any]", runnable), config, bound)
         if isinstance(runnable, RunnableSequence):
-            try:
-                if is_graph(resolve(runnable.last, config).runnable):
-                    raise TypeError
-            except TypeError:
-                raise _unsupported(model, f" that ends in a {_name(runnable.last)}") from None
+            _check_inner(model, "ends in", (runnable.last,), config)
+            return Target(runnable, config, bound)
+        if is_fallbacks(runnable):
+            _check_inner(model, "has among its fallbacks", tuple(runnable.runnables), config)
+            return Target(runnable, config, bound)
+        if is_retry(runnable):
+            _check_inner(model, "retries", (runnable.bound,), config)
             return Target(runnable, config, bound)
         if isinstance(runnable, DynamicRunnable):
             runnable, config = runnable.prepare(config)
@@ -72,20 +79,52 @@ def resolve(model: object, config: RunnableConfig | None) -> Target:
             # is no public way to get the model from it, and langchain is not a dependency.
             runnable = cast("Any", runnable)._model(config)
         else:
-            raise _unsupported(model, "" if runnable is model else f" around a {_name(runnable)}")
+            raise _unsupported(model, "" if runnable is model else "is around", runnable)
 
 
-def _unsupported(model: object, detail: str) -> TypeError:
+def is_retry(runnable: object) -> TypeGuard[RunnableRetry[Any, Any]]:
+    """Return whether `runnable` is what `with_retry()` returns."""
+    return _is_instance(runnable, "langchain_core.runnables.retry", "RunnableRetry")
+
+
+def is_fallbacks(runnable: object) -> TypeGuard[RunnableWithFallbacks[Any, Any]]:
+    """Return whether `runnable` is what `with_fallbacks()` returns."""
+    return _is_instance(runnable, "langchain_core.runnables.fallbacks", "RunnableWithFallbacks")
+
+
+def _is_instance(value: object, module: str, name: str) -> bool:
+    # langchain-core imports these modules when they are first used, because it takes long.
+    cls = getattr(sys.modules.get(module), name, None)
+    return cls is not None and isinstance(value, cls)
+
+
+def _check_inner(
+    model: object, relation: str, inner: Iterable[object], config: RunnableConfig | None
+) -> None:
+    """Raise `TypeError` if one of the runnables in `model` does not end in a chat model."""
+    for runnable in inner:
+        try:
+            if not is_graph(resolve(runnable, config).runnable):
+                continue
+        except TypeError:
+            pass
+        raise _unsupported(model, relation, runnable)
+
+
+def _unsupported(model: object, relation: str = "", inner: object = None) -> TypeError:
+    given = f", not a {_name(model)}"
+    if relation:
+        given = f"; this {_name(model)} {relation} a {_name(inner)}"
     way_out = (
-        "; stream the model inside it and go on from its message"
+        "; stream any other chain with its astream(), on trio after langchain_anyio.enable_trio(), "
+        "or stream the model inside it and go on from its message"
         if isinstance(model, Runnable)
         else ""
     )
     return TypeError(
         "model must be a chat model (a BaseChatModel), one with bind(), bind_tools(), "
-        "with_config() or configurable fields, a sequence that ends in one (prompt | model), or a "
-        "compiled graph of langgraph's, "
-        f"not a {_name(model)}{detail}{way_out}"
+        "with_config(), with_retry(), with_fallbacks() or configurable fields, a sequence that "
+        f"ends in one (prompt | model), or a compiled graph of langgraph's{given}{way_out}"
     )
 
 
