@@ -9,6 +9,7 @@ named `*_trio.py` may import trio: they are not collected where trio is not amon
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -22,6 +23,8 @@ from tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytest_plugins = ["shared_fixtures"]
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -48,6 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backend",
         default=",".join(BACKENDS),
         help="the backends to run asynchronous tests on, separated by commas (default: %(default)s)",
+    )
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out the tests marked slow or unhurried, and try few examples of Hypothesis",
     )
     parser.addoption("--long", action="store_true", help="also run the tests marked long")
     parser.addoption(
@@ -76,6 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if "trio" not in selected:
         # pytest-trio, which registers the mark, may be missing too.
         config.addinivalue_line("markers", "trio: run under pytest-trio")
+    if config.getoption("--quick"):
+        settings.load_profile("brief")
     # With pytest-xdist the tests run elsewhere, and their reports come here.
     elsewhere = hasattr(config, "workerinput")
     config.pluginmanager.register(Tally(None if elsewhere else config.getoption("--table")))
@@ -126,6 +136,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         wanted = on_anyio or ("trio" if beside_trio else "asyncio") in selected
         if item.get_closest_marker("long") is not None and not config.getoption("--long"):
             wanted = False
+        if config.getoption("--quick") and any(
+            item.get_closest_marker(name) for name in ("slow", "unhurried")
+        ):
+            wanted = False
         # What goes into the table, and what makes up its cases.
         counts = hasattr(getattr(item, "module", None), "tried")
         if config.getoption("--table") and not (
@@ -135,3 +149,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (kept if wanted else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the modules hold out of garbage collections, which many tests ask for."""
+    gc.collect()
+    gc.freeze()

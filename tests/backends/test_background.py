@@ -23,6 +23,7 @@ from langchain_anyio._backends.cancellation import (
 from langchain_anyio._backends.current import backend
 from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._backends.tasks import spawn_background
+from limits import HANGS
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -313,7 +314,7 @@ async def test_outlasting_does_not_spin(anyio_backend: tuple[str, Any]) -> None:
             victim = Victim(group, partial(wait_uncancellable, event))
             await settle()
             victim.cancel(how)
-            with anyio.fail_after(60):
+            with anyio.fail_after(HANGS):
                 await anyio.wait_all_tasks_blocked()
             event.set()
 

@@ -29,6 +29,7 @@ from langchain_core.outputs import GenerationChunk, LLMResult
 from langchain_core.runnables import RunnableLambda
 
 from cancelling import Victim, settle, ways_to_cancel
+from handlers import all_of
 from langchain_anyio import (
     AsyncFinalIteratorCallbackHandler,
     AsyncIteratorCallbackHandler,
@@ -39,6 +40,7 @@ from langchain_anyio import (
     callbacks,
     open_stream,
 )
+from limits import HANGS
 from models import AEventsModel, AGenerateModel, AStreamModel, Gate, GenerateModel, StreamModel
 
 if TYPE_CHECKING:
@@ -113,11 +115,6 @@ async def run(
     await speaker.say(*tokens)
     await speaker.end(error)
     return speaker.id
-
-
-async def all_of(iterator: Any) -> list[Any]:
-    with anyio.fail_after(60):
-        return [item async for item in iterator]
 
 
 class Reader:
@@ -355,7 +352,7 @@ async def test_done_by_hand_ends_iteration_under_a_flood_of_tokens() -> None:
     speaker = await Speaker(handler).start()
     await speaker.say("x", "x")
     got = []
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async for token in handler:
             got.append(token)
             await speaker.say("x")
@@ -776,7 +773,7 @@ async def test_who_leaves_for_good_does_not_leave_the_model_blocked(how: str) ->
             except ValueError as exc:
                 kept.append(exc)  # and so its frames
         await settle()
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             await handler.done.wait()
     if how != "done":
         assert await all_of(handler) == ["b", "c", "d", "e", "f"]
@@ -800,7 +797,7 @@ async def test_an_error_kept_within_a_step_does_not_hold_the_model_back() -> Non
         await settle()
         victim.cancel("scope")
         await settle()
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             await speaker.say(*"abc")
         await speaker.end()
     assert len(kept) == 1
@@ -836,7 +833,7 @@ async def test_a_single_step_that_is_cancelled_does_not_hold_the_model_back(
             await handler.aiter(run_id=speaker.id if by_id else None).__anext__()
     assert scope.cancelled_caught
     gc.collect()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await speaker.say("a", "b")
 
 
@@ -892,7 +889,7 @@ async def test_a_step_that_never_begins_does_not_hold_the_model_back(
         assert scope.cancelled_caught, "the iterator is there"
         del iterator
         gc.collect()
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             await speaker.say("c", "d")
             await speaker.end()
 
@@ -906,7 +903,7 @@ async def test_a_step_that_has_not_begun_keeps_its_iterator() -> None:
         await speaker.say("b")
     assert scope.cancelled_caught
     assert await step == "a"
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await speaker.say("b", "c", "d")
 
 
@@ -932,7 +929,7 @@ async def test_steps_that_never_begin_take_nothing_from_a_queue_or_a_stream(
                 gc.collect()
                 assert gone() is None
             assert model.trace == []
-            with anyio.fail_after(60):
+            with anyio.fail_after(HANGS):
                 assert [delta async for delta in stream.text] == model.words
 
 
@@ -1102,7 +1099,7 @@ def test_every_token_once_and_in_order_of_its_run(
 
         # Two tasks that share out a run may note what they got in either order.
         shared = any(op == "read" for op, _ in ops)
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             async with anyio.create_task_group() as group:
                 for number in range(3):
                     group.start_soon(speak, number)
@@ -1221,7 +1218,7 @@ async def test_a_synchronous_run_in_a_worker_thread(size: float) -> None:
     handler = AsyncIteratorCallbackHandler(size)
     words = [f"{number} " for number in range(50)]
     chain = RunnableLambda(lambda text: text) | StreamModel(words=words)
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as group:
             reader = Reader(group, handler)
             config: Any = {"callbacks": [handler]}
@@ -1232,7 +1229,7 @@ async def test_a_synchronous_run_in_a_worker_thread(size: float) -> None:
 async def test_a_synchronous_llm_in_a_worker_thread() -> None:
     handler = AsyncIteratorCallbackHandler()
     model = PlainModel()
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as group:
             reader = Reader(group, handler)
             config: Any = {"callbacks": [handler]}
@@ -1254,7 +1251,7 @@ async def test_the_tokens_come_while_the_thread_goes_on() -> None:
         model = StreamModel(before=read_one)
         config: Any = {"callbacks": [handler]}
         group.start_soon(anyio.to_thread.run_sync, lambda: list(model.stream("x", config)))
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             await handler.done.wait()
         assert await all_of(iterator) == ["three"]
 

@@ -18,8 +18,10 @@ from langchain_core.outputs import GenerationChunk, LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 
+from handlers import all_of
 from langchain_anyio import AsyncIteratorCallbackHandler as Ours
 from langchain_anyio import StreamCancelledError
+from limits import HANGS
 from models import AStreamModel, Gate
 
 pytestmark = pytest.mark.slow
@@ -49,7 +51,7 @@ def on_asyncio(use_uvloop: bool) -> Callable[..., Any]:
 
     def run(func: Callable[..., Any], *args: Any) -> Any:
         async def guarded() -> Any:
-            with anyio.fail_after(60):
+            with anyio.fail_after(HANGS):
                 return await func(*args)
 
         return anyio.run(guarded, backend_options={"use_uvloop": use_uvloop})
@@ -61,10 +63,6 @@ async def tokens_of(handler: Any) -> list[str]:
     # Where the original hangs, some seconds of silence are proof enough.
     with anyio.fail_after(4 if isinstance(handler, Original) else 50):
         return [token async for token in handler.aiter()]
-
-
-async def all_of(iterator: Any) -> list[str]:
-    return [token async for token in iterator]
 
 
 def talk(model: Any, handler: Any, **kwargs: Any) -> asyncio.Task[Any]:

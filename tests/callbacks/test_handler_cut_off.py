@@ -24,26 +24,17 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.tools import tool
 
 from cancelling import settle
+from handlers import all_of
 from langchain_anyio import (
     AsyncFinalIteratorCallbackHandler,
     AsyncIteratorCallbackHandler,
     AsyncStreamingStdOutCallbackHandler,
     StreamCancelledError,
-    disable_trio,
-    enable_trio,
     open_stream,
 )
 from models import AStreamModel, Gate, StreamModel, ThreadGate
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def on_this_backend(anyio_backend: tuple[str, Any]) -> Iterator[None]:
-    if anyio_backend[0] == "trio":
-        enable_trio()
-    yield
-    disable_trio()
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("enabled_on_trio")]
 
 
 @pytest.fixture(autouse=True)
@@ -193,11 +184,6 @@ async def cut_off(way: str, gate: Any, call: Callable[[], Awaitable[Any]]) -> li
                 raise
         assert scope.cancel_called
     return []
-
-
-async def all_of(iterator: Any) -> list[Any]:
-    with anyio.fail_after(20):
-        return [item async for item in iterator]
 
 
 async def tokens_before_the_error(iterator: Any) -> list[Any]:

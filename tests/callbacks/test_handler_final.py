@@ -15,6 +15,7 @@ from langchain_classic.callbacks.streaming_aiter_final_only import (
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
+from handlers import all_of
 from langchain_anyio import AsyncFinalIteratorCallbackHandler, callbacks, open_stream
 from langchain_anyio.callbacks._final import PrefixMatcher
 from models import AStreamModel
@@ -40,11 +41,6 @@ async def call(
     for token in tokens:
         await handler.on_llm_new_token(token, **run)
     await handler.on_llm_end(result(**message), **run)
-
-
-async def all_of(handler: Any) -> list[str]:
-    with anyio.fail_after(60):
-        return [token async for token in handler.aiter()]
 
 
 def cut(text: str, places: list[int]) -> list[str]:
@@ -133,7 +129,7 @@ def test_the_prefix_is_found_however_it_is_cut(
     async def main() -> None:
         handler = AsyncFinalIteratorCallbackHandler(stream_prefix=show)
         await call(handler, *tokens)
-        got = "".join(await all_of(handler))
+        got = "".join(await all_of(handler.aiter()))
         assert handler.answer_reached
         assert (got.lstrip() if show else got) == (prefix + after if show else after)
 
@@ -175,25 +171,25 @@ async def test_nothing_without_the_prefix_and_each_call_begins_anew() -> None:
     await call(handler, ":", "no", parent=chain)
     await call(handler, "x Final Answer: 4", "2", parent=chain)
     await handler.on_chain_end({}, run_id=chain)
-    assert await all_of(handler) == [" 4", "2"]
+    assert await all_of(handler.aiter()) == [" 4", "2"]
 
 
 async def test_the_prefix_as_it_was_said() -> None:
     handler = AsyncFinalIteratorCallbackHandler(stream_prefix=True)
     await call(handler, "So. Final", " Answer: y")
-    assert await all_of(handler) == ["Final", " Answer:", " y"]
+    assert await all_of(handler.aiter()) == ["Final", " Answer:", " y"]
 
 
 async def test_an_empty_prefix_is_there_from_the_start() -> None:
     handler = AsyncFinalIteratorCallbackHandler(answer_prefix_tokens=[" "])
     await call(handler, "a", "b")
-    assert await all_of(handler) == ["a", "b"]
+    assert await all_of(handler.aiter()) == ["a", "b"]
 
 
 async def test_a_later_occurrence_is_part_of_the_answer() -> None:
     handler = AsyncFinalIteratorCallbackHandler()
     await call(handler, "Final Answer:", " say ", "Final", " Answer", ":", " twice")
-    assert "".join(await all_of(handler)) == " say Final Answer: twice"
+    assert "".join(await all_of(handler.aiter())) == " say Final Answer: twice"
 
 
 async def test_another_rule_by_a_subclass() -> None:
@@ -203,7 +199,7 @@ async def test_another_rule_by_a_subclass() -> None:
 
     handler = AfterTwo()
     await call(handler, "a", "=", "=", "b", "c")
-    assert await all_of(handler) == ["b", "c"]
+    assert await all_of(handler.aiter()) == ["b", "c"]
 
 
 async def test_parallel_calls_do_not_mix() -> None:
@@ -216,7 +212,7 @@ async def test_parallel_calls_do_not_mix() -> None:
             await handler.on_llm_new_token(token, **run)
     for run in runs:
         await handler.on_llm_end(result(), **run)
-    assert await all_of(handler) == ["a"]
+    assert await all_of(handler.aiter()) == ["a"]
 
 
 # An agent that calls tools
@@ -242,13 +238,13 @@ async def test_the_call_that_makes_no_tool_call(bound: bool, message: Any) -> No
         await call(handler, "It is ", "2.", parent=agent, start=start)
         assert handler.answer_reached
         await handler.on_chain_end({}, run_id=agent)
-        assert await all_of(handler) == ["It is ", "2."]
+        assert await all_of(handler.aiter()) == ["It is ", "2."]
 
 
 async def test_an_answer_without_any_tool_call() -> None:
     handler = AsyncFinalIteratorCallbackHandler()
     await call(handler, "Hello", ".", start=TOOLS)
-    assert await all_of(handler) == ["Hello", "."]
+    assert await all_of(handler.aiter()) == ["Hello", "."]
 
 
 async def test_models_within_tools_do_not_count() -> None:
@@ -263,7 +259,7 @@ async def test_models_within_tools_do_not_count() -> None:
     await call(handler, "a title", parent=agent)
     await call(handler, "The answer.", parent=agent, start=TOOLS)
     await handler.on_chain_end({}, run_id=agent)
-    assert await all_of(handler) == ["The answer."]
+    assert await all_of(handler.aiter()) == ["The answer."]
 
 
 async def test_a_call_that_fails_is_no_answer() -> None:
@@ -274,7 +270,7 @@ async def test_a_call_that_fails_is_no_answer() -> None:
     await handler.on_llm_error(ZeroDivisionError(), **run)
     await handler.on_llm_end(result(), **run)
     with pytest.raises(ZeroDivisionError):
-        assert await all_of(handler) == []
+        assert await all_of(handler.aiter()) == []
 
 
 async def test_the_answer_waits_for_room() -> None:
@@ -285,15 +281,15 @@ async def test_the_answer_waits_for_room() -> None:
             await call(handler, "a", "b", "c", start=TOOLS)
 
         group.start_soon(speak)
-        assert await all_of(handler) == ["a", "b", "c"]
+        assert await all_of(handler.aiter()) == ["a", "b", "c"]
 
 
 async def test_by_open_stream() -> None:
     handler = AsyncFinalIteratorCallbackHandler()
     model = AStreamModel(words=["Hm. Fi", "nal Ans", "wer: for", "ty-two"])
     await open_stream(model, "x", {"callbacks": [handler]})
-    assert await all_of(handler) == [" for", "ty-two"]
+    assert await all_of(handler.aiter()) == [" for", "ty-two"]
     await open_stream(
         AStreamModel().bind(tools=[{"type": "function"}]), "x", {"callbacks": [handler]}
     )
-    assert await all_of(handler) == ["one ", "two ", "three"]
+    assert await all_of(handler.aiter()) == ["one ", "two ", "three"]

@@ -15,6 +15,7 @@ import pytest
 
 from cancelling import settle
 from langchain_anyio import AsyncStreamingStdOutCallbackHandler, callbacks, open_stream
+from limits import HANGS
 from models import AStreamModel, StreamModel
 
 pytestmark = pytest.mark.anyio
@@ -119,7 +120,7 @@ async def test_a_cancelled_run_leaves_the_slow_file_at_once_and_keeps_the_order(
     async with anyio.create_task_group() as group:
         group.start_soon(handler.on_llm_new_token, "a")
         assert await anyio.to_thread.run_sync(file.reached.wait, 10)
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             group.cancel_scope.cancel()
     with anyio.move_on_after(0):
         await handler.on_llm_new_token("never")

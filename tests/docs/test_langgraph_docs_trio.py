@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,11 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from langchain_anyio import disable_trio, enable_trio
-
 DOCS = (Path(__file__).parents[2] / "docs" / "langgraph.md").read_text(encoding="utf-8")
 PROGRAM, CHECKPOINTER = re.findall(r"^```python\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(autouse=True)
-def enabled() -> Iterator[None]:
-    enable_trio()
-    yield
-    disable_trio()
-
-
+@pytest.mark.unhurried
 @pytest.mark.parametrize("backend", ("asyncio", "trio"))
 def test_the_program(backend: str) -> None:
     assert PROGRAM.count('backend="trio"') == 1
@@ -51,6 +42,7 @@ async def ask(state: State) -> State:
 
 
 @pytest.mark.trio
+@pytest.mark.usefixtures("enabled")
 async def test_the_checkpointer() -> None:
     names: dict[str, Any] = {"__name__": "example"}
     exec(CHECKPOINTER, names)

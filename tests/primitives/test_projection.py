@@ -20,6 +20,7 @@ from cancelling import Victim, settle, ticks, ways_to_cancel
 from langchain_anyio import AsyncProjection, AsyncTextProjection, StreamCancelledError
 from langchain_anyio._primitives.backpressure import Backpressure
 from langchain_anyio._primitives.projection import ProjectionState, shareable_error
+from limits import HANGS
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -720,7 +721,7 @@ async def play(
             place["best"] = max(place["best"], made)
             place["waits"] = False
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as group:
             producer = Victim(group, produce)
             for step, what, how in steps:

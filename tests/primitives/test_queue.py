@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from cancelling import Victim, settle, ticks, ways_to_cancel
 from langchain_anyio import Queue
+from limits import HANGS
 
 pytestmark = pytest.mark.anyio
 
@@ -214,7 +215,7 @@ async def test_a_consumer_whose_item_was_taken_keeps_its_place() -> None:
         for item in range(3):
             queue.put_nowait(item)
             assert queue.get_nowait() == item
-            with anyio.fail_after(60):
+            with anyio.fail_after(HANGS):
                 await anyio.wait_all_tasks_blocked()
             assert first.outcome == second.outcome == "running"
         queue.put_nowait(3)
@@ -475,7 +476,7 @@ async def play(
         assert got == put[: len(got)]
         assert queue.qsize() == len(put) - len(got)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as group:
             for number, (step, count, how) in enumerate(steps):
                 if step == "put_nowait":

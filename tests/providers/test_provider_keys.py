@@ -14,6 +14,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from langchain_anyio import open_stream
 from langchain_anyio._providers.http_clients import embeddings_for_current_loop
+from limits import HANGS
 from loopback import ProviderServer, Scenario
 from loopback.models import anthropic_messages, azure, chat_completions, responses
 
@@ -31,7 +32,7 @@ pytestmark = [
 
 
 async def text_of(model: Any) -> str:
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(model, "hi") as stream:
             return str((await stream).text)
 
@@ -105,7 +106,7 @@ async def test_a_key_function_that_hangs_does_not_hold_up_the_end(server: Provid
 
     endpoint = server.serve(Scenario())
     try:
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             async with open_stream(chat_completions(endpoint, api_key=hangs), "hi") as stream:
                 async with anyio.create_task_group() as group:
 

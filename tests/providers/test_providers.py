@@ -24,6 +24,7 @@ from pydantic import BaseModel
 
 from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._providers.http_clients import for_current_loop
+from limits import HANGS
 from loopback import Endpoint, ProviderServer, Reply, Scenario, Text
 from loopback.models import (
     MAKERS,
@@ -434,7 +435,7 @@ async def test_the_chunk_timeout_of_the_model(
     async def timed_out(model: BaseChatModel) -> tuple[list[Any], dict[str, Any], list[Any]]:
         caplog.clear()
         chunks: list[Any] = []
-        with caplog.at_level(logging.WARNING), anyio.fail_after(60):
+        with caplog.at_level(logging.WARNING), anyio.fail_after(HANGS):
             with pytest.raises(StreamChunkTimeoutError) as caught:
                 async for chunk in stream(model, **kwargs):
                     chunks.append(chunk.model_dump())
@@ -471,7 +472,7 @@ async def test_the_chunk_timeout_of_the_model_is_not_put_off_by_comments(
     server: ProviderServer,
 ) -> None:
     endpoint = server.serve(Scenario(fault="stall", after=2, keepalive=0.02))
-    with anyio.fail_after(60), pytest.raises(StreamChunkTimeoutError):
+    with anyio.fail_after(HANGS), pytest.raises(StreamChunkTimeoutError):
         async for _ in stream(
             for_current_loop(chat_completions(endpoint, stream_chunk_timeout=0.4))
         ):
@@ -484,7 +485,7 @@ async def test_the_chunk_timeout_of_the_model_with_the_users_client(server: Prov
     endpoint = server.serve(Scenario(fault="stall", after=2))
     async with openai.DefaultAsyncHttpxClient() as theirs:
         model = chat_completions(endpoint, stream_chunk_timeout=0.4, http_async_client=theirs)
-        with anyio.fail_after(60), pytest.raises(StreamChunkTimeoutError):
+        with anyio.fail_after(HANGS), pytest.raises(StreamChunkTimeoutError):
             async for _ in stream(for_current_loop(model)):
                 pass
         assert await endpoint.exchanges[0].closed.wait()
@@ -524,7 +525,7 @@ async def test_a_cancelled_wait_stays_a_cancellation(make: Maker, server: Provid
     async def consume() -> None:
         outcomes.append(await chunks_and_error(model))
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as group:
             group.start_soon(consume)
             exchange = await endpoint.exchange()
@@ -542,7 +543,7 @@ async def test_a_generator_closed_early_closes_the_connection(
     make: Maker, server: ProviderServer
 ) -> None:
     endpoint = server.serve(Scenario(fault="stall", after=3))
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with aclosing(stream(for_current_loop(make(endpoint)))) as chunks:
             await anext(chunks)
         assert await endpoint.exchanges[0].closed.wait()

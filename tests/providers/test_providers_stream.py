@@ -13,6 +13,7 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_openai import StreamChunkTimeoutError
 
 from langchain_anyio import StreamCancelledError, StreamStalledError, open_stream
+from limits import HANGS
 from loopback import ProviderServer, Reply, Scenario, Text
 from loopback.models import MAKERS, SCENARIOS, chat_completions, described, responses, sdk_client
 from test_accumulator import newest
@@ -143,7 +144,7 @@ async def test_a_delta_is_shown_as_it_comes(make: Maker, server: ProviderServer)
         exchange = await endpoint.exchange()
         exchange.release_through(text)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(make(endpoint), "Tell me.") as stream:
             deltas = aiter(stream.text)
             async with anyio.create_task_group() as group:
@@ -228,7 +229,7 @@ async def test_leaving_closes_the_connection(
         async def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
             errors.append(error)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await leave(open_stream(make(endpoint), "Tell me.", {"callbacks": [Ends()]}))
         assert [type(error) for error in errors] == [StreamCancelledError]
         # Nothing of ours runs from here on: the loop is held up until the server has seen it.
@@ -240,7 +241,7 @@ async def test_leaving_closes_the_connection(
 @pytest.mark.anyio
 async def test_a_stall_ends_the_stream(make: Maker, server: ProviderServer) -> None:
     endpoint = server.serve(Scenario(fault="stall", after=5))
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(make(endpoint), "Tell me.", chunk_timeout=0.4) as stream:
             with pytest.raises(StreamStalledError):
                 await stream
@@ -256,7 +257,7 @@ async def test_the_chunk_timeout_of_the_model_ends_the_stream(
 ) -> None:
     endpoint = server.serve(Scenario(fault="stall", after=5))
     model = make(endpoint, stream_chunk_timeout=0.4)
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(model, "Tell me.") as stream:
             with pytest.raises(StreamChunkTimeoutError) as caught:
                 await stream
@@ -272,7 +273,7 @@ async def test_a_stream_that_is_dropped_closes_the_connection(
     make: Maker, server: ProviderServer
 ) -> None:
     endpoint = server.serve(Scenario(fault="stall", after=5))
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         stream = open_stream(make(endpoint), "Tell me.")
         async for _ in stream:
             break

@@ -27,6 +27,7 @@ from langchain_openai import OpenAIEmbeddings
 
 from langchain_anyio import disable_trio, enable_trio
 from langchain_anyio._providers.http_clients import embeddings_for_current_loop
+from limits import HANGS
 from loopback import ProviderServer, Reply, Scenario, Text
 from loopback.models import anthropic_messages, chat_completions
 
@@ -154,7 +155,7 @@ def test_a_cancelled_chain_has_closed_its_connection(server: ProviderServer) -> 
     chain = RunnableLambda(step) | chat_completions(endpoint) | StrOutputParser()
 
     async def main() -> None:
-        with trio.fail_after(60), trio.CancelScope() as scope:
+        with trio.fail_after(HANGS), trio.CancelScope() as scope:
             async for _ in chain.astream("x"):
                 scope.cancel()
         assert scope.cancelled_caught

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -15,20 +15,12 @@ from anyio.lowlevel import checkpoint
 from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel
 
 from cancelling import Victim, settle, ticks, ways_to_cancel
-from langchain_anyio import StreamStalledError, disable_trio, enable_trio, open_stream
+from langchain_anyio import StreamStalledError, open_stream
 from langchain_anyio._backends.current import backend
+from limits import HANGS
 from models import AsyncRecorder, Model, chunk
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def enabled(anyio_backend: tuple[str, Any]) -> Iterator[None]:
-    if anyio_backend[0] == "trio":
-        enable_trio()
-    yield
-    if anyio_backend[0] == "trio":
-        disable_trio()
 
 
 async def numbers(closed: list[str], name: str = "feed") -> AsyncIterator[str]:
@@ -94,7 +86,7 @@ async def test_a_feed_that_runs_share(way: str) -> None:
     after = {"fails": fail, "read": None}.get(way, anyio.sleep_forever)
     model = Reading(source=numbers(closed), after=after)
     read = Reading(source=model.source)
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         if way == "a handler fails":
             await use(model, way)  # at the first event, before anything is read
         else:
@@ -262,7 +254,7 @@ async def test_what_hangs_on_the_model_alone_is_closed_before_the_block_is_left(
 ) -> None:
     after: Any = {"fails": checkpoint, "read": None}.get(way, anyio.sleep_forever)
     model = Leaving(shape=shape, after=after)
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await use(model, way)
     nothing_read = way == "a handler fails" and model.trace == []
     assert nothing_read or model.trace == (["wrapper"] if shape != "local" else []) + ["inner"]
@@ -337,7 +329,7 @@ async def test_an_exit_in_the_cleanup_of_what_the_run_left_is_not_lost(
         with pytest.raises(error):
             anyio.run(main, backend=name)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await anyio.to_thread.run_sync(run)
     assert model.trace == ["closed"]
 
@@ -348,7 +340,7 @@ async def test_an_exit_in_the_cleanup_of_what_the_run_left_is_not_lost(
 CALLS = ("ainvoke", "astream", "abatch", "astream_events", "parallel")
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("enabled_on_trio")
 @pytest.mark.parametrize("fails", (False, True))
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_feed_that_calls_of_a_chain_share(call: str, fails: bool) -> None:
@@ -378,7 +370,7 @@ async def test_a_feed_that_calls_of_a_chain_share(call: str, fails: bool) -> Non
                 async for _ in stream:
                     pass
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         for _ in range(3):
             with suppress(OSError):
                 await use()
@@ -388,7 +380,7 @@ async def test_a_feed_that_calls_of_a_chain_share(call: str, fails: bool) -> Non
     await source.aclose()
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("enabled_on_trio")
 async def test_what_hangs_on_a_chains_step_alone_is_closed_with_the_call(
     anyio_backend: tuple[str, Any],
 ) -> None:

@@ -15,6 +15,7 @@ import trio
 
 from cancelling import ticks
 from langchain_anyio import AsyncIteratorCallbackHandler, StreamCancelledError, open_stream
+from limits import HANGS
 from models import AStreamModel, AsyncRecorder, Gate, Recorder, StreamModel
 
 LONG = [str(number) for number in range(1000)]
@@ -64,7 +65,7 @@ def test_read_to_its_end(host: Callable[[Program], Any], kind: Any) -> None:
         async def read() -> None:
             tokens.extend([token async for token in handlers[2]])
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(HANGS):
             async with open_stream(
                 kind(), "hi", {"callbacks": handlers}, max_buffer_size=1
             ) as stream:
@@ -88,7 +89,7 @@ def test_cancelled_at_each_of_its_first_steps(host: Callable[[Program], Any]) ->
                 async with open_stream(model, "hi", {"callbacks": [recorder]}) as stream:
                     await stream
 
-            with anyio.fail_after(30):
+            with anyio.fail_after(HANGS):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(use)
                     await ticks(steps)
@@ -110,7 +111,7 @@ def test_dropped_or_closed_from_a_thread_or_another_task(host: Callable[[Program
             recorder = Recorder()
             model = AStreamModel(words=LONG, before=Gate(5))
             held = [open_stream(model, "hi", {"callbacks": [recorder]})]
-            with anyio.fail_after(30):
+            with anyio.fail_after(HANGS):
                 await held[0].text.__aiter__().__anext__()
                 if how == "closed":
                     async with anyio.create_task_group() as tasks:
@@ -145,7 +146,7 @@ def test_the_stream_of_the_host_is_not_the_guests() -> None:
         over: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         async def guest() -> None:
-            with anyio.fail_after(30):
+            with anyio.fail_after(HANGS):
                 for use in (stream.output._wait, stream.aclose):
                     with pytest.raises(RuntimeError, match="event loop"):
                         await use()

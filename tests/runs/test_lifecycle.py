@@ -17,14 +17,15 @@ import pytest
 from anyio.lowlevel import checkpoint
 from langchain_core.callbacks import BaseCallbackHandler
 
+from handlers import config_of
 from langchain_anyio import (
     AsyncChatModelStream,
     StreamCancelledError,
     StreamStalledError,
     open_stream,
 )
-from langchain_anyio._backends import limits
 from langchain_anyio._backends.current import backend
+from limits import HANGS
 from models import (
     AEventsModel,
     AStreamModel,
@@ -41,14 +42,10 @@ pytestmark = pytest.mark.anyio
 LONG = [str(number) for number in range(1000)]
 
 
-def config_of(*handlers: BaseCallbackHandler) -> Any:
-    return {"callbacks": list(handlers)}
-
-
 async def settle(stream: AsyncChatModelStream) -> None:
     """Wait until the run of a stream that nobody waits for is over."""
     run: Any = stream._run
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await run._ended.wait()
 
 
@@ -139,7 +136,7 @@ async def test_in_an_async_generator_collected() -> None:
         warnings.filterwarnings("ignore", "Async generator .*endpoint", ResourceWarning)
         del generator
         gc.collect()
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             while not recorder.ends():
                 await anyio.sleep(0.001)
     assert recorder.ends() == ["on_llm_error"]
@@ -160,7 +157,7 @@ async def test_in_an_async_generator_whose_consumer_is_cancelled(at: str) -> Non
                     tasks.start_soon(checkpoint)
                 scope.deadline = anyio.current_time() + 0.01
     assert scope.cancelled_caught
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         while not recorder.ends():
             await anyio.sleep(0.001)
     assert recorder.ends() == ["on_llm_error"]
@@ -294,7 +291,7 @@ async def test_aclose_from_another_task_wakes_consumers() -> None:
         async for _ in stream.text:
             pass
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as tasks:
             for how in (iterate, stream._wait, stream.output._wait, stream.usage._wait):
                 tasks.start_soon(consume, how)
@@ -355,7 +352,7 @@ async def test_dropped_half_read() -> None:
         async for _ in open_stream(model, "hi", config_of(recorder)).text:
             break
         gc.collect()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         while not recorder.ends():
             await anyio.sleep(0.001)
     assert recorder.ends() == ["on_llm_error"]
@@ -368,7 +365,7 @@ async def test_dropped_in_another_thread() -> None:
     await aiter_(held[0].text).__anext__()
     with pytest.warns(ResourceWarning, match="dropped"):
         await anyio.to_thread.run_sync(held.clear)
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         while not recorder.ends():
             await anyio.sleep(0.001)
     assert recorder.ends() == ["on_llm_error"]
@@ -397,7 +394,7 @@ async def test_a_stream_that_was_read_is_dropped_in_silence() -> None:
     await stream.output
     del stream
     gc.collect()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         while len(recorder.ends()) < 2:
             await anyio.sleep(0.001)
     assert recorder.ends() == ["on_llm_end", "on_llm_end"]
@@ -491,7 +488,7 @@ async def test_a_stall_ends_the_run() -> None:
                 seen.append(delta)
         assert isinstance(caught.value, TimeoutError)
         assert seen == ["one "]
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             await settle(stream)
         assert model.trace[-1] == "closed"
     assert recorder.ends() == ["on_llm_error"]
@@ -631,19 +628,40 @@ async def test_a_handler_never_told_of_the_start_is_not_told_of_the_end() -> Non
 # Cleanup that takes too long
 
 
-@pytest.fixture
-def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Most of it is for the handlers: on a busy machine their threads take a while to begin.
-    monkeypatch.setattr(limits, "CLEANUP_SECONDS", 1.5)
-    monkeypatch.setattr(limits, "MODEL_SECONDS", 0.2)
-    monkeypatch.setattr(limits, "OWN_SECONDS", 1.3)
-
-
 async def close_in_time(stream: AsyncChatModelStream, match: str) -> None:
     began = time.monotonic()
     with pytest.warns(ResourceWarning, match=match):
         await stream.aclose()
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ("a model", "a handler"))
+async def test_a_cleanup_is_given_up_after_five_seconds(who: str) -> None:
+    """Those of the package; the other tests have shorter ones."""
+    reached, release = anyio.Event(), anyio.Event()
+
+    async def shielded(number: int = 1) -> None:
+        if number:
+            with anyio.CancelScope(shield=True):
+                reached.set()
+                await release.wait()
+
+    recorder = AsyncRecorder(
+        lambda name: shielded() if who == "a handler" and name == "on_llm_error" else None
+    )
+    model = AStreamModel(before=shielded if who == "a model" else Gate(1))
+    stream = open_stream(model, "hi", config_of(recorder))
+    await aiter_(stream.text).__anext__()
+    if who == "a model":
+        await reached.wait()
+    began = anyio.current_time()
+    try:
+        with pytest.warns(ResourceWarning, match="given up after 5 seconds"):
+            await stream.aclose()
+        assert 4.9 < anyio.current_time() - began < 6  # more than 5 on a busy machine alone
+    finally:
+        release.set()
 
 
 @pytest.mark.usefixtures("short_cleanup")
@@ -695,7 +713,7 @@ async def test_a_model_that_shields_itself() -> None:
     await close_in_time(stream, "the model AStreamModel")
     assert recorder.ends() == ["on_llm_error"]
     release.set()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await over.wait()
         await anyio.wait_all_tasks_blocked()
     assert recorder.ends() == ["on_llm_error"]
@@ -745,11 +763,11 @@ async def test_a_stalled_thread_is_not_waited_for() -> None:
     gate = ThreadGate(1)
     try:
         stream = open_stream(StreamModel(before=gate), "hi", chunk_timeout=0.02)
-        with anyio.fail_after(60), pytest.raises(StreamStalledError):
+        with anyio.fail_after(HANGS), pytest.raises(StreamStalledError):
             await stream.text
     finally:
         gate.open.set()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await stream.aclose()
 
 
@@ -831,7 +849,7 @@ async def test_the_loop_ends_while_a_handler_never_returns() -> None:
             warnings.simplefilter("ignore", ResourceWarning)
             anyio.run(main, backend=name)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await anyio.to_thread.run_sync(run)
     assert recorder.ends() == ["on_llm_end"]
 

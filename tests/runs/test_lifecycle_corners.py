@@ -18,9 +18,10 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnablePassthrough
 
 from cancelling import settle, ticks
+from handlers import config_of
 from langchain_anyio import StreamCancelledError, disable_trio, enable_trio, open_stream
-from langchain_anyio._backends import limits
 from langchain_anyio._backends.current import backend
+from limits import HANGS
 from models import (
     AEventsModel,
     AGenerateModel,
@@ -32,20 +33,17 @@ from models import (
     StreamModel,
     chunk,
 )
+from shared_fixtures import SetCleanup
 
 pytestmark = pytest.mark.anyio
 
 LONG = [str(number) for number in range(1500)]
 
 
-def config_of(*handlers: Any) -> Any:
-    return {"callbacks": list(handlers)}
-
-
 @pytest.mark.parametrize("limit", (1, 1024))
 async def test_a_native_producer_that_is_past_its_message(limit: int) -> None:
     recorder = AsyncRecorder()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         message = await open_stream(
             AEventsModel(words=LONG), "hi", config_of(recorder), max_buffer_size=limit
         )
@@ -172,10 +170,10 @@ async def test_the_error_of_an_end_does_not_grow() -> None:
 
 
 async def test_the_block_is_left_only_when_a_slow_report_is_over(
-    monkeypatch: pytest.MonkeyPatch,
+    set_cleanup: SetCleanup,
 ) -> None:
     """The model returns while the watching task tells the handlers in its stead."""
-    monkeypatch.setattr(limits, "MODEL_SECONDS", 0.05)
+    set_cleanup(model=0.05)
     release, reached = anyio.Event(), anyio.Event()
 
     async def before(number: int) -> None:
@@ -233,10 +231,9 @@ def test_native_cancellation_during_the_cleanup() -> None:
 
 
 async def test_the_runs_around_a_model_are_told_of_the_end_when_its_report_is_cut_short(
-    monkeypatch: pytest.MonkeyPatch,
+    set_cleanup: SetCleanup,
 ) -> None:
-    monkeypatch.setattr(limits, "CLEANUP_SECONDS", 1.5)
-    monkeypatch.setattr(limits, "OWN_SECONDS", 0.5)
+    set_cleanup(1.5, own=0.5)
 
     def react(name: str) -> Any:
         return anyio.sleep_forever() if name == "on_llm_error" else None
@@ -250,7 +247,7 @@ async def test_the_runs_around_a_model_are_told_of_the_end_when_its_report_is_cu
         stream = open_stream(chain, "hi", config_of(slow, other))
         assert await stream.text.__aiter__().__anext__() == "one "
         with pytest.warns(ResourceWarning, match=r"AsyncRecorder\.on_llm_error"):
-            with anyio.fail_after(30):
+            with anyio.fail_after(HANGS):
                 await stream.aclose()
     finally:
         disable_trio()

@@ -21,11 +21,10 @@ from cancelling import Victim, living, settle, ticks, ways_to_cancel
 from langchain_anyio import (
     StreamCancelledError,
     StreamStalledError,
-    disable_trio,
-    enable_trio,
     open_stream,
 )
 from langchain_anyio._backends.current import backend
+from limits import HANGS
 from models import AStreamModel, AsyncRecorder, Model, chunk
 
 pytestmark = pytest.mark.anyio
@@ -155,7 +154,7 @@ class Scene:
 async def test_it_is_left(kind: str, where: str, leaving: str) -> None:
     before = living()
     scene = Scene(kind, where)
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         if leaving == "dropped":
             cursor = scene.stream.text.__aiter__()
             await cursor.__anext__()
@@ -201,7 +200,7 @@ async def test_its_consumer_is_cancelled(
                     await scene.reached()
                     await anyio.sleep_forever()
 
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             async with anyio.create_task_group() as group:
                 victim = Victim(group, use)
                 await ticks(200)
@@ -213,7 +212,7 @@ async def test_its_consumer_is_cancelled(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_it_stalls(kind: str) -> None:
     scene = Scene(kind, "the model", chunk_timeout=0.05)
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with scene.stream as stream:
             with pytest.raises(StreamStalledError):
                 await stream
@@ -240,7 +239,7 @@ async def test_a_handler_fails_while_it_is_suspended(kind: str, inline: bool) ->
     recorder = AsyncRecorder(react)
     recorder.raise_error, recorder.run_inline = True, inline
     model = Holding(kind=kind)
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(model, "hi", {"callbacks": [recorder]}) as stream:
             with pytest.raises(OSError, match="broken"):
                 await stream
@@ -261,7 +260,7 @@ class Failing(Holding):
 @pytest.mark.parametrize("kind", ("task group", "inner generator"))
 async def test_its_task_group_fails_while_it_is_suspended(kind: str) -> None:
     model = Failing(kind=kind, fail=anyio.Event(), words=["x"] * 10)
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(model, "hi", max_buffer_size=2) as stream:
             iterator = stream.text.__aiter__()
             await iterator.__anext__()
@@ -290,7 +289,7 @@ async def test_its_own_scope_is_cancelled_while_it_is_suspended() -> None:
                 yield chunk("out of time")
 
     model = Limited()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(model, "hi", max_buffer_size=2) as stream:
             iterator = stream.text.__aiter__()
             await iterator.__anext__()
@@ -312,19 +311,10 @@ async def test_the_loop_ends_while_it_is_suspended() -> None:
             await settle()
 
     name = backend()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await anyio.to_thread.run_sync(lambda: anyio.run(main, backend=name))
     for scene in scenes:
         scene.check()
-
-
-@pytest.fixture
-def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    from langchain_anyio._backends import limits
-
-    monkeypatch.setattr(limits, "CLEANUP_SECONDS", 2.0)
-    monkeypatch.setattr(limits, "MODEL_SECONDS", 0.2)
-    monkeypatch.setattr(limits, "OWN_SECONDS", 1.8)
 
 
 # What cannot be closed properly: the worst is an error at the consumer.
@@ -384,7 +374,7 @@ async def test_what_cannot_be_closed_ends_no_program(kind: Any, size: int) -> No
     model = kind()
     before = living()
     recorder = AsyncRecorder()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(
             model, "hi", {"callbacks": [recorder]}, max_buffer_size=size
         ) as stream:
@@ -442,7 +432,7 @@ async def test_a_handler_that_misnests_ends_no_program(
     handler, other = Misnesting(make, opened, closed), AsyncRecorder()
     handler.run_inline = inline
     model = Holding()
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         with suppress(BaseException):
             async with open_stream(model, "hi", {"callbacks": [handler, other]}) as stream:
                 await stream
@@ -456,16 +446,7 @@ async def test_a_handler_that_misnests_ends_no_program(
 # langchain-core and langgraph themselves, on trio
 
 
-@pytest.fixture
-def enabled(anyio_backend: tuple[str, Any]) -> Any:
-    if anyio_backend[0] == "trio":
-        enable_trio()
-    yield
-    if anyio_backend[0] == "trio":
-        disable_trio()
-
-
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("enabled_on_trio")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_steps_in_tasks_of_their_own(kind: str) -> None:
@@ -474,7 +455,7 @@ async def test_steps_in_tasks_of_their_own(kind: str) -> None:
         pytest.skip("what langchain-core itself does there")
     before = living()
     chain = RunnableParallel(a=Holding(kind=kind), b=AStreamModel())
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         with pytest.raises(BaseException, match=r"corrupted|misnesting|unhandled") as caught:
             async with aclosing(chain.astream("hi")) as stream:
                 async for _ in stream:
@@ -486,7 +467,7 @@ async def test_steps_in_tasks_of_their_own(kind: str) -> None:
     assert "".join(texts) == "one two three"
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("enabled_on_trio")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("leaving", ("read", "break", "a handler fails"))
 @pytest.mark.parametrize("kind", KINDS)
@@ -509,7 +490,7 @@ async def test_in_a_node_of_a_graph(kind: str, leaving: str) -> None:
     before = living()
     graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
     outcome: Any = None
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(
             graph, {"messages": [("user", "hi")]}, {"callbacks": [handler]}
         ) as stream:

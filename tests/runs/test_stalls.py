@@ -12,13 +12,12 @@ import anyio
 import anyio.to_thread
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_openai import StreamChunkTimeoutError
 
+from handlers import config_of
 from langchain_anyio import AsyncIteratorCallbackHandler, StreamStalledError, open_stream
 from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._runs.stall_timer import StallTimer
-from loopback import ProviderServer, Scenario
-from loopback.models import MAKERS, chat_completions, responses
+from limits import HANGS
 from models import (
     AGenerateModel,
     AStreamModel,
@@ -32,16 +31,10 @@ from models import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-pytest_plugins = ["loopback.fixtures"]
-
 pytestmark = pytest.mark.anyio
 
 SECONDS = 0.2
 LONGER = 0.3
-
-
-def config_of(*handlers: BaseCallbackHandler) -> Any:
-    return {"callbacks": list(handlers)}
 
 
 def once(event: str, wait: Callable[[], Any]) -> Callable[[str], Any]:
@@ -112,6 +105,11 @@ class OpensAStream(Model):
                 yield chunk(delta)
 
 
+KINDS = (
+    "async",
+    pytest.param("thread", marks=pytest.mark.unhurried),
+    pytest.param("inline", marks=pytest.mark.unhurried),
+)
 TELLING: dict[str, Callable[[], Model]] = {
     "not itself": AStreamModel,
     "in its step": lambda: AStreamModel(tell=True),
@@ -123,7 +121,7 @@ TELLING: dict[str, Callable[[], Model]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ("thread", "inline", "async"))
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", TELLING.values(), ids=TELLING)
 async def test_a_slow_handler_is_no_stall(make: Callable[[], Model], kind: str) -> None:
     model = make()
@@ -133,6 +131,7 @@ async def test_a_slow_handler_is_no_stall(make: Callable[[], Model], kind: str) 
         assert (await stream).text == "one two three"
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("make", TELLING.values(), ids=TELLING)
 async def test_a_handler_that_holds_the_model_back_is_no_stall(make: Callable[[], Model]) -> None:
     handler = AsyncIteratorCallbackHandler(1)
@@ -144,7 +143,7 @@ async def test_a_handler_that_holds_the_model_back_is_no_stall(make: Callable[[]
                 await anyio.sleep(LONGER)
             tokens.append(token)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as group:
             group.start_soon(read)
             async with open_stream(
@@ -169,7 +168,7 @@ async def test_a_handler_that_hangs_is_not_the_models_stall(make: Callable[[], M
         await stream.output
 
     try:
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             config = config_of(Recorder(hang))
             async with open_stream(make(), "hi", config, chunk_timeout=0.02) as stream:
                 async with anyio.create_task_group() as group:
@@ -183,7 +182,7 @@ async def test_a_handler_that_hangs_is_not_the_models_stall(make: Callable[[], M
         release.set()
 
 
-@pytest.mark.parametrize("kind", ("thread", "inline", "async"))
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_model_that_stalls_after_it_has_told_is_cut_off(kind: str) -> None:
     class Stalls(Model):
         async def _astream(
@@ -194,7 +193,7 @@ async def test_a_model_that_stalls_after_it_has_told_is_cut_off(kind: str) -> No
             await anyio.sleep_forever()
 
     handler = slow_handler(kind, "on_llm_new_token")
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(Stalls(), "hi", config_of(handler), chunk_timeout=SECONDS) as stream:
             with pytest.raises(StreamStalledError, match=r"no chunk for 0\.2 s"):
                 await stream
@@ -213,7 +212,7 @@ async def test_a_thread_that_stalls_after_it_has_told_is_cut_off() -> None:
 
     handler = slow_handler("thread", "on_llm_new_token")
     try:
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             stream = open_stream(Stalls(), "hi", config_of(handler), chunk_timeout=SECONDS)
             with pytest.raises(StreamStalledError):
                 await stream.text
@@ -239,7 +238,7 @@ async def test_a_handler_that_raises_leaves_the_clock_going() -> None:
             await anyio.sleep_forever()
             yield
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(Stalls(), "hi", config_of(Raises()), chunk_timeout=0.02) as stream:
             with pytest.raises(StreamStalledError):
                 await stream
@@ -299,41 +298,3 @@ async def test_the_timer_is_held_from_threads() -> None:
     await anyio.to_thread.run_sync(timer.resume)
     await anyio.wait_all_tasks_blocked()
     assert timer.scope.deadline < math.inf
-
-
-# Providers
-
-
-@pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("kind", ("thread", "async"))
-@pytest.mark.filterwarnings(
-    "ignore:Async generator '(openai|anthropic|httpx2?|httpcore2?|langchain_openai)\\.:ResourceWarning"
-)
-async def test_a_slow_handler_is_no_stall_of_a_provider(
-    make: Callable[..., Any], kind: str, server: ProviderServer
-) -> None:
-    endpoint = server.serve(Scenario())
-    handler = slow_handler(kind, "on_llm_new_token")
-    # The first call imports much, which takes long.
-    await open_stream(make(endpoint), "hi")
-    async with open_stream(
-        make(endpoint), "hi", config_of(handler), chunk_timeout=SECONDS
-    ) as stream:
-        assert (await stream).text == "Hello, world."
-
-
-@pytest.mark.parametrize("make", (chat_completions, responses))
-async def test_the_chunk_timeout_of_the_model_does_not_count_handlers(
-    make: Callable[..., Any], server: ProviderServer
-) -> None:
-    endpoint = server.serve(Scenario())
-    handler = slow_handler("async", "on_llm_new_token")
-    model = make(endpoint, stream_chunk_timeout=SECONDS)
-    async with open_stream(model, "hi", config_of(handler)) as stream:
-        assert (await stream).text == "Hello, world."
-    stalling = make(server.serve(Scenario(fault="stall", after=5)), stream_chunk_timeout=SECONDS)
-    handler = slow_handler("async", "on_llm_new_token")
-    with anyio.fail_after(60):
-        async with open_stream(stalling, "hi", config_of(handler)) as stream:
-            with pytest.raises(StreamChunkTimeoutError):
-                await stream

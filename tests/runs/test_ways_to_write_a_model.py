@@ -23,6 +23,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_anyio import open_stream
 from langchain_anyio._backends.current import backend
 from langchain_anyio._runs.target import resolve
+from limits import HANGS
 from models import (
     USAGE,
     AEventsModel,
@@ -121,7 +122,7 @@ async def test_blocking_models_run_in_threads_and_hold_up_nobody() -> None:
         models.append(model)
         assert (await open_stream(model, "hi")).text == "one two three"
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as tasks:
             for _ in range(20):
                 tasks.start_soon(consume)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -16,22 +16,18 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from cancelling import Victim, ticks, ways_to_cancel
-from langchain_anyio import disable_trio, enable_trio, open_stream
+from langchain_anyio import open_stream
+from limits import HANGS
 from tally import tried
 
-pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("enabled_on_trio"),
+]
 
 # Scheduling points from one that is tried to the next.
 STEP = 2
-
-
-@pytest.fixture(autouse=True)
-def enabled(anyio_backend: tuple[str, Any]) -> Iterator[None]:
-    if anyio_backend[0] == "trio":
-        enable_trio()
-    yield
-    if anyio_backend[0] == "trio":
-        disable_trio()
 
 
 class Model(FakeMessagesListChatModel):
@@ -121,7 +117,7 @@ async def test_all_that_was_begun_has_ended(
     for how in ways_to_cancel(anyio_backend):
         for point in range(0, 100_000, STEP):
             agent = Agent()
-            with anyio.fail_after(60):
+            with anyio.fail_after(HANGS):
                 async with anyio.create_task_group() as group:
                     victim = Victim(group, lambda agent=agent: way(agent))  # type: ignore[misc]
                     await ticks(point)

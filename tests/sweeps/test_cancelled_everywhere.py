@@ -16,6 +16,7 @@ import pytest
 from cancelling import Victim, living, ticks, ways_to_cancel
 from langchain_anyio import AsyncIteratorCallbackHandler, StreamCancelledError, open_stream
 from langchain_anyio._runs.threads import handler_limiter, model_limiter
+from limits import HANGS
 from loopback import ProviderServer, Scenario
 from loopback.models import MAKERS
 from models import (
@@ -258,7 +259,7 @@ async def attempt(
             3
         )  # a cancellation that came is noticed here at the latest, unless it was swallowed
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as group:
             victim = Victim(group, whole)
             if how != "before":
@@ -297,7 +298,7 @@ async def sweep(
             _, over = await attempt(how, tick, use, model, told)
             context = f"{how} after {tick} ticks"
             # A task that only watched the cleanup ends a little later, and so does what was left to the collector.
-            with anyio.fail_after(60):
+            with anyio.fail_after(HANGS):
                 while living() > tasks:
                     await anyio.sleep(0)
             for recorder in told:
@@ -380,7 +381,7 @@ async def sample(
             model, recorder = make(), Recorder()
             tasks = living()
             await attempt(how, tick, use, model, [recorder])
-            with anyio.fail_after(60):
+            with anyio.fail_after(HANGS):
                 while living() > tasks:  # as what was left to the collector ends a little later
                     await anyio.sleep(0)
             context = f"{how} after {tick} ticks: {recorder.names()}"

@@ -16,6 +16,7 @@ from langchain_core.callbacks import StdOutCallbackHandler
 from langchain_core.runnables import RunnableLambda
 
 from cancelling import living, settle
+from handlers import config_of
 from langchain_anyio import (
     AsyncChatModelStream,
     AsyncIteratorCallbackHandler,
@@ -25,8 +26,8 @@ from langchain_anyio import (
     StreamCancelledError,
     open_stream,
 )
-from langchain_anyio._backends import limits
 from langchain_anyio._backends.current import backend
+from limits import HANGS
 from models import (
     AStreamModel,
     AsyncRecorder,
@@ -37,10 +38,6 @@ from models import (
 from tally import tried
 
 pytestmark = pytest.mark.anyio
-
-
-def config_of(*handlers: Any) -> Any:
-    return {"callbacks": list(handlers)}
 
 
 def elsewhere(func: Callable[[], Awaitable[Any]], name: str) -> BaseException | Any:
@@ -58,13 +55,6 @@ def elsewhere(func: Callable[[], Awaitable[Any]], name: str) -> BaseException | 
     thread.join(30)
     assert results, "it hangs"
     return results[0]
-
-
-@pytest.fixture
-def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CLEANUP_SECONDS", 2.0)
-    monkeypatch.setattr(limits, "MODEL_SECONDS", 0.2)
-    monkeypatch.setattr(limits, "OWN_SECONDS", 1.8)
 
 
 # Handlers that raise
@@ -113,7 +103,7 @@ async def test_handlers_that_raise_anything_at_any_event(
             stream = open_stream(
                 AStreamModel(before=before, tell=True), "hi", config_of(others[0], bad, others[1])
             )
-            with anyio.fail_after(30):
+            with anyio.fail_after(HANGS):
                 async with stream:
                     try:
                         outcome: Any = await stream
@@ -133,7 +123,7 @@ async def test_handlers_that_raise_anything_at_any_event(
             for recorder in others:
                 if not bad.run_inline and event != "on_llm_error" and stream.error is None:
                     assert recorder.names()[-1] == "on_llm_end", context
-            with anyio.fail_after(30):
+            with anyio.fail_after(HANGS):
                 while living() > tasks:
                     await checkpoint()
             tried("Hostile input: a handler that raises something at one of its events")
@@ -176,7 +166,7 @@ async def test_a_handler_closes_its_own_run(event: str, inline: bool) -> None:
     handler = AsyncRecorder(lambda name: close() if name == event else None)
     handler.run_inline = inline
     stream = open_stream(AStreamModel(), "hi", config_of(handler))
-    with anyio.fail_after(30):  # a cleanup that is given up warns, which is an error
+    with anyio.fail_after(HANGS):  # a cleanup that is given up warns, which is an error
         async with stream:
             try:
                 assert (await stream).text == "one two three"
@@ -194,7 +184,7 @@ async def test_a_handler_in_a_thread_closes_its_own_run() -> None:
 
     handler = Recorder(close)
     stream = open_stream(AStreamModel(), "hi", config_of(handler))
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         async with stream:
             with pytest.raises(StreamCancelledError):
                 await stream
@@ -208,7 +198,7 @@ async def test_a_model_closes_its_own_run() -> None:
 
     model = AStreamModel(before=before)
     stream = open_stream(model, "hi")
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         with pytest.raises(StreamCancelledError):
             await stream
         await stream.aclose()
@@ -226,7 +216,7 @@ async def test_a_handler_of_a_run_within_closes_the_outer_run() -> None:
             await open_stream(AStreamModel(), "hi", config_of(handler))
 
     outer = open_stream(AStreamModel(before=before), "hi")
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         async with outer:
             with pytest.raises(StreamCancelledError):
                 await outer
@@ -289,7 +279,7 @@ async def test_a_handler_that_waits_for_more_of_its_own_run_is_refused(
     handler = (Recorder if kind == "thread" else AsyncRecorder)(react)
     handler.run_inline = kind == "inline"
     stream = open_stream(AStreamModel(), "hi", config_of(handler))
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         assert (await stream).text == "one two three"
         whole = await WAITS[way](stream)
     if event == "on_llm_end":
@@ -314,7 +304,7 @@ async def test_a_model_that_waits_for_more_of_its_own_run_is_refused(way: str) -
 
     recorder = AsyncRecorder()
     stream = open_stream(AStreamModel(before=before), "hi", config_of(recorder))
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         async with stream:
             with pytest.raises(RuntimeError, match="waits for the run that waits for it"):
                 await stream
@@ -360,7 +350,7 @@ async def test_a_run_within_may_wait_for_the_outer_one_that_does_not_wait_for_it
             returned.set()
             await settle()
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         async with anyio.create_task_group() as tasks:
             handlers = [
                 AsyncRecorder(
@@ -387,7 +377,7 @@ async def test_a_run_within_that_waits_for_the_outer_one_is_refused() -> None:
             await open_stream(AStreamModel(before=wait), "hi")
 
     outer = open_stream(AStreamModel(before=before), "hi")
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         with pytest.raises(RuntimeError, match="waits for the run that waits for it"):
             await outer
 
@@ -433,12 +423,12 @@ async def test_a_model_and_a_handler_that_both_shield_themselves() -> None:
     stream = open_stream(AStreamModel(before=before), "hi", config_of(handler))
     assert await anext(aiter(stream.text)) == "one "
     await reached.wait()
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         with pytest.warns(ResourceWarning, match=r"the model AStreamModel.*AsyncRecorder"):
             await stream.aclose()
     assert not release.is_set()
     release.set()
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         while living() > tasks:
             await checkpoint()
 
@@ -460,7 +450,7 @@ async def test_giving_up_does_not_end_the_loop_where_warnings_are_errors(
     assert await anext(aiter(stream.text)) == "one "
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
-        with anyio.fail_after(30):
+        with anyio.fail_after(HANGS):
             await stream.aclose()
     assert [type(args.exc_value) for args in reported] == [ResourceWarning]
     release.set()
@@ -506,7 +496,7 @@ def test_cleanup_is_bounded_though_every_task_is_cancelled_natively(shields: str
         await reached.wait()
         closing = asyncio.ensure_future(stream.aclose())
         try:
-            with anyio.fail_after(30), pytest.warns(ResourceWarning, match="given up"):
+            with anyio.fail_after(HANGS), pytest.warns(ResourceWarning, match="given up"):
                 while not stream._run._ended.is_set():  # type: ignore[union-attr]
                     await asyncio.sleep(0.02)
                     cancel_all()
@@ -515,7 +505,7 @@ def test_cleanup_is_bounded_though_every_task_is_cancelled_natively(shields: str
                 await closing
         finally:
             release.set()
-        with anyio.fail_after(30):
+        with anyio.fail_after(HANGS):
             while living() > tasks:
                 await asyncio.sleep(0)
 
@@ -541,7 +531,7 @@ def test_handlers_are_told_of_the_end_at_whatever_tick_every_task_is_cancelled()
                 for _ in range(times):
                     cancel_all()
                     await asyncio.sleep(0)
-                with anyio.fail_after(30):
+                with anyio.fail_after(HANGS):
                     while not stream._run._ended.is_set():  # type: ignore[union-attr]
                         await asyncio.sleep(0)
                 for handler in (chain, other):
@@ -745,7 +735,7 @@ async def test_dispatch_within_dispatch() -> None:
         stream.dispatch(Evil(event) if number == 2 else event)
     for event in (*events[:2], inner, *events[2:]):
         plain.dispatch(event)
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANGS):
         assert (await stream).content == (await plain).content
         deltas = [delta async for delta in stream.text]
         assert deltas == ["a", "b", "c"]
@@ -765,7 +755,7 @@ async def test_a_handler_feeds_or_fails_the_stream_of_its_run() -> None:
 
         handler = AsyncRecorder(react)
         model = AStreamModel()
-        with anyio.fail_after(30):
+        with anyio.fail_after(HANGS):
             async with open_stream(model, "hi", config_of(handler)) as stream:
                 try:
                     await stream

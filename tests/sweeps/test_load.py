@@ -21,6 +21,7 @@ from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.outputs import ChatGenerationChunk
 
 from langchain_anyio import StreamCancelledError, open_stream
+from limits import HANGS
 from loopback import ProviderServer, Scenario
 from loopback._raw import Script, raw_server, transcript
 from loopback.models import anthropic_messages, chat_completions
@@ -447,7 +448,7 @@ async def nothing_left() -> AsyncIterator[None]:
     before = living()
     threads = threading.active_count()
     yield
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         while living() > before:
             await anyio.sleep(0)
     assert threading.active_count() <= threads

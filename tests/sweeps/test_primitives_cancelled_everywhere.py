@@ -18,6 +18,7 @@ from langchain_core.outputs import LLMResult
 
 from cancelling import Victim, living, ticks, ways_to_cancel
 from langchain_anyio import AsyncIteratorCallbackHandler, AsyncProjection, Event, Queue
+from limits import HANGS
 from tally import tried
 
 pytestmark = pytest.mark.anyio
@@ -239,7 +240,7 @@ async def attempt(scene: Scene, which: int, how: str, tick: int) -> bool:
         # A cancellation that came is noticed here at the latest, unless it was swallowed.
         await ticks(3)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         await scene.begin()
         async with anyio.create_task_group() as group:
             parts = [*scene.consumers, *scene.producers]

@@ -27,6 +27,7 @@ import test_lifecycle_corners
 import test_projection
 import test_queue
 import test_stream
+from limits import HANGS
 from tally import tried
 
 pytestmark = pytest.mark.slow
@@ -98,7 +99,7 @@ def run(test: Test, backend: str, seed: int) -> None:
     kwargs = {"anyio_backend": (backend, {})} if wants_backend else {}
 
     async def main() -> None:
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANGS):
             await test(**kwargs)
 
     print(f"SCHEDULE_SEED={seed}")

@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from langchain_anyio import StreamStalledError, open_stream
+from limits import HANGS
 from loopback import ProviderServer, Reply, Scenario, Text, ToolCall
 from loopback._raw import RawServer, Script, raw_server, transcript
 from loopback.models import (
@@ -162,7 +163,7 @@ async def read_all(
 
     async def one(name: str) -> None:
         async with limit:
-            with anyio.fail_after(60):
+            with anyio.fail_after(HANGS):
                 outcomes[name] = await read(model, name, **options)
 
     async with anyio.create_task_group() as group:
@@ -476,7 +477,7 @@ async def test_endless_data(
     start = recording.data[: recording.text]
     raw.scripts["endless"] = Script(itertools.chain([start], itertools.repeat(frame * 100)))
     model = provider.make(raw).bind(model="endless")
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANGS):
         async with open_stream(model, "Tell me.", max_buffer_size=16, replay=replay) as stream:
             deltas = aiter(stream.text)
             for text in SLICES:

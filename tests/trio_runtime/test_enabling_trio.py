@@ -21,6 +21,7 @@ import trio
 
 import enabling
 from langchain_anyio import disable_trio, enable_trio
+from langchain_anyio._trio_runtime import patching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +118,15 @@ def disabled() -> Iterator[None]:
     disable_trio()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def distributions_read_once() -> Iterator[None]:
+    """What an error suggests is looked up among all distributions, which takes long."""
+    read_once = functools.cache(patching.packages_distributions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patching, "packages_distributions", read_once)
+        yield
+
+
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """Write a module, and return its name."""
@@ -151,9 +161,13 @@ def kinds(*modules: ModuleType) -> dict[str, bool]:
 
 
 STEPS = ("first", "second", "enable first", "enable second")
+ORDERS_OF_STEPS = tuple(
+    pytest.param(steps, id="-".join(steps), marks=[pytest.mark.unhurried] if number % 4 else [])
+    for number, steps in enumerate(itertools.permutations(STEPS))
+)
 
 
-@pytest.mark.parametrize("steps", tuple(itertools.permutations(STEPS)), ids="-".join)
+@pytest.mark.parametrize("steps", ORDERS_OF_STEPS)
 def test_every_order_of_importing_and_enabling_gives_the_same(
     write: Callable[..., str], steps: tuple[str, ...]
 ) -> None:
@@ -336,6 +350,7 @@ def test_a_package_enables_itself_while_it_is_imported(
     assert module.asyncio is asyncio
 
 
+@pytest.mark.unhurried
 def test_threads_import_and_enable_at_once() -> None:
     """Neither waits for a lock that the other one has."""
     program = """if True:
@@ -497,6 +512,7 @@ def test_what_was_imported_from_this_package_stays(write: Callable[..., str]) ->
 # What is enabled
 
 
+@pytest.mark.unhurried
 def test_the_program_itself_is_enabled(tmp_path: Path) -> None:
     program = """if True:
         import asyncio

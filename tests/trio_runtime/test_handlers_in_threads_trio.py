@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -15,10 +14,10 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_anyio import (
     AsyncIteratorCallbackHandler,
     AsyncStreamingStdOutCallbackHandler,
-    disable_trio,
-    enable_trio,
 )
 from models import GenerateModel
+
+pytestmark = pytest.mark.usefixtures("enabled")
 
 WORDS = ["a", "b", "c"]
 
@@ -30,13 +29,6 @@ class Model(GenerateModel):
         for word in WORDS:
             run_manager.on_llm_new_token(word)
         return ChatResult(generations=[ChatGeneration(message=AIMessage("".join(WORDS)))])
-
-
-@pytest.fixture(autouse=True)
-def enabled() -> Iterator[None]:
-    enable_trio()
-    yield
-    disable_trio()
 
 
 # anyio notes in the context which backend runs, and trio does not.

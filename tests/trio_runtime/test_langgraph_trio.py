@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
@@ -29,13 +29,15 @@ from langgraph.types import Command, RetryPolicy, Send, interrupt
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from langchain_anyio import disable_trio, enable_trio
 from langchain_anyio._trio_runtime.asyncio_api.combinators import gather
 from langchain_anyio._trio_runtime.asyncio_usage import uses
 from langchain_anyio._trio_runtime.namespace import NAMESPACE
+from limits import HANGS
 from test_trio_runtime_trio import has
+from trio_tasks import background_tasks
 
 pytestmark = [
+    pytest.mark.usefixtures("enabled"),
     pytest.mark.filterwarnings("ignore:The v3 streaming protocol"),
     pytest.mark.filterwarnings("ignore:astream_events version"),
 ]
@@ -44,27 +46,6 @@ pytestmark = [
 OF_ITS_OWN_TASKS = {"task.id", "task.name", "task.writes"}
 # Read where there is no `get_loop`, which each future of trio's has.
 UNREACHED = {"task._loop"}
-
-
-@pytest.fixture(autouse=True)
-def enabled() -> Iterator[None]:
-    enable_trio()
-    yield
-    disable_trio()
-
-
-def background_tasks() -> list[str]:
-    """The names of trio's system tasks that are not trio's own."""
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
-    return [
-        task.name
-        for nursery in root.child_nurseries
-        for task in nursery.child_tasks
-        if not task.name.startswith(("trio.", "<TrioToken", "_trio"))
-        and "pytest_trio" not in task.name
-        and "._" not in task.name
-    ]
 
 
 class State(TypedDict):
@@ -133,6 +114,7 @@ def agent(*tools: Any, **kwargs: Any) -> Any:
 ASKED: Any = {"messages": [("user", "What is water?")]}
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("package", ("langgraph", "langchain"))
 def test_the_namespace_has_each_name_that_is_used(package: str) -> None:
     found = list(uses(package))
@@ -300,7 +282,7 @@ async def test_tasks_that_a_synchronous_node_calls() -> None:
         return {"seen": [str(future.result()) for future in futures]}
 
     graph = StateGraph(State).add_node("node", node).add_edge(START, "node").compile()
-    with trio.fail_after(30):
+    with trio.fail_after(HANGS):
         assert await graph.ainvoke({"seen": []}) == {"seen": ["0", "2", "4"]}
 
 
@@ -329,7 +311,7 @@ async def test_retries_timeouts_and_errors() -> None:
 
     retry = RetryPolicy(initial_interval=0.0, jitter=False)
     assert await graph(flaky, retry_policy=retry).ainvoke({"seen": []}) == {"seen": ["at last"]}
-    with pytest.raises(NodeTimeoutError), trio.fail_after(30):
+    with pytest.raises(NodeTimeoutError), trio.fail_after(HANGS):
         await graph(stuck, timeout=0.01).ainvoke({"seen": []})
     with pytest.raises(KeyError, match="mine"):
         await graph(failing).ainvoke({"seen": []})
@@ -372,9 +354,9 @@ async def test_a_store_of_batches_serves_calls_that_come_and_go() -> None:
 
     for function in (node, blocking):
         graph = StateGraph(State).add_node("node", function).add_edge(START, "node")
-        with trio.fail_after(30):
+        with trio.fail_after(HANGS):
             await graph.compile(store=store).ainvoke({"seen": []})
-    with trio.fail_after(30):
+    with trio.fail_after(HANGS):
         items = [await store.aget(("a",), key) for key in ("key", "other")]
     assert [item.value for item in items if item] == [{"n": 1}, {"n": 2}]
 
@@ -427,7 +409,7 @@ async def test_an_error_of_a_tool_keeps_its_type_and_stops_the_others() -> None:
             stopped.set()
         raise AssertionError
 
-    with pytest.raises(ValueError, match="water"), trio.fail_after(30):
+    with pytest.raises(ValueError, match="water"), trio.fail_after(HANGS):
         await agent(endless, fail).ainvoke(ASKED)
     assert stopped.is_set()
     assert background_tasks() == []
@@ -512,7 +494,7 @@ async def test_several_projections_at_once() -> None:
         async def values() -> None:
             read["values"] = [value async for value in run.values]
 
-        with trio.fail_after(30):
+        with trio.fail_after(HANGS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(messages)
                 nursery.start_soon(values)
@@ -566,7 +548,7 @@ async def cancel(run: Any) -> None:
 async def test_each_way_to_end_a_run_stops_nodes_and_subgraphs(way: Any) -> None:
     stopped: list[str] = []
     run = await endless_graph(stopped).astream_events({"seen": []}, version="v3")
-    with trio.fail_after(30):
+    with trio.fail_after(HANGS):
         await way(run)
     assert sorted(stopped) == ["a", "b", "c"]
     assert background_tasks() == []
@@ -576,7 +558,7 @@ async def test_each_way_to_end_a_run_stops_nodes_and_subgraphs(way: Any) -> None
 async def test_closing_a_stream_stops_nodes_and_subgraphs() -> None:
     stopped: list[str] = []
     graph = endless_graph(stopped)
-    with trio.fail_after(30):
+    with trio.fail_after(HANGS):
         async with aclosing(graph.astream({"seen": []}, stream_mode=["values"])) as stream:
             await anext(stream)
             with trio.move_on_after(0.05):
@@ -601,7 +583,7 @@ async def test_a_checkpoint_that_is_being_written_is_let_finish() -> None:
         raise AssertionError
 
     graph = StateGraph(State).add_node("node", endless).add_edge(START, "node")
-    with trio.CancelScope() as scope, trio.fail_after(30):
+    with trio.CancelScope() as scope, trio.fail_after(HANGS):
         await graph.compile(checkpointer=Slow()).ainvoke(
             {"seen": []}, {"configurable": {"thread_id": "1"}}, durability="exit"
         )

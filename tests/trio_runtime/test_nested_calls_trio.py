@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,11 +13,10 @@ import trio
 import trio.testing
 from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnablePassthrough
 
-from langchain_anyio import disable_trio, enable_trio
 from langchain_anyio._trio_runtime.asyncio_api import contexts as _contexts
 from langchain_anyio._trio_runtime.namespace import NAMESPACE
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("enabled")]
 
 # Earlier releases of langchain-core await the steps in place there, and later ones always in tasks.
 steps_take_contexts = pytest.mark.skipif(
@@ -26,13 +25,6 @@ steps_take_contexts = pytest.mark.skipif(
 DEPTH = 300  # what asyncio reaches is limited by langchain-core alone
 CONFIG: Any = {"recursion_limit": 10_000}
 VARIABLE: ContextVar[int] = ContextVar("test_variable", default=0)
-
-
-@pytest.fixture(autouse=True)
-def enabled() -> Iterator[None]:
-    enable_trio()
-    yield
-    disable_trio()
 
 
 async def in_lambdas(n: int) -> int:

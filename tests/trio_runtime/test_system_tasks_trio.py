@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, nullcontext, suppress
 from typing import Any
 
@@ -12,11 +12,12 @@ import trio
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 
 from cancelling import settle
-from langchain_anyio import Event, disable_trio, enable_trio
+from langchain_anyio import Event
 from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._backends.tasks import spawn_background
 from langchain_anyio._trio_runtime.asyncio_api.futures import Future, Task
 from langchain_anyio._trio_runtime.asyncio_api.loop import running_loop
+from limits import HANGS
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -31,13 +32,6 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
     lambda: Odd("x"),
     lambda: BaseExceptionGroup("x", [Odd(), ValueError()]),
 )
-
-
-@pytest.fixture
-def enabled() -> Iterator[None]:
-    enable_trio()
-    yield
-    disable_trio()
 
 
 @pytest.mark.parametrize("make", ERRORS)
@@ -318,7 +312,7 @@ def test_a_collected_generator_holds_a_nursery_or_a_scope_open(
 
     async def main() -> None:
         before = len(_system_tasks())
-        with trio.fail_after(60):
+        with trio.fail_after(HANGS):
             try:
                 outcomes.append(await drop(call, generate, log))
             except Exception as exc:

@@ -69,38 +69,21 @@ from langchain_anyio._trio_runtime.namespace import (
     ON_TRIO,
     Namespace,
 )
+from limits import HANGS
 from models import AsyncRecorder, Recorder
 from tally import tried
+from trio_tasks import background_tasks
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("enabled")
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
 # Asked of loops that asyncio has made itself.
 OF_ASYNCIOS_LOOPS = {("memory_stream.py", "loop.close")}
-
-
-@pytest.fixture(autouse=True)
-def enabled() -> Iterator[None]:
-    enable_trio()
-    yield
-    disable_trio()
-
-
-def background_tasks() -> list[str]:
-    """The names of the tasks that are in no nursery of the test's."""
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
-    return [
-        task.name
-        for nursery in root.child_nurseries
-        for task in nursery.child_tasks
-        if "langchain" in task.name or "Runnable" in task.name or "." not in task.name
-    ]
 
 
 # The namespace
@@ -118,6 +101,7 @@ def test_on_asyncio_each_name_is_asyncios_own_object(namespace: Namespace) -> No
     asyncio.run(main())
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("package", ("langchain_core", "langchain_openai", "langchain_classic"))
 def test_the_namespace_has_each_name_that_is_used(package: str) -> None:
     missing = [
@@ -129,6 +113,7 @@ def test_the_namespace_has_each_name_that_is_used(package: str) -> None:
     assert sum(1 for _ in uses(package)) >= 9  # it has read the package
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize(
     "package",
     (
@@ -624,7 +609,7 @@ async def test_a_lock_is_not_lost_with_a_waiter_that_is_cancelled_as_it_is_woken
                 got.append(name)
                 await trio.lowlevel.checkpoint()
 
-    with trio.fail_after(60):
+    with trio.fail_after(HANGS):
         async with trio.open_nursery() as nursery:
             first = trio.CancelScope()
             nursery.start_soon(wait, "first", first)
@@ -833,6 +818,7 @@ def attempt(call: Callable[..., Any], steps: float) -> tuple[int, bool]:
 
 
 # The number of points tried between the first and the last.
+@pytest.mark.slow
 @pytest.mark.parametrize("points", (60, pytest.param(100_000, marks=pytest.mark.long)))
 @pytest.mark.parametrize("call", (invoked, batched, drained, completed, events, logged))
 @pytest.mark.filterwarnings("ignore:astream_log is deprecated")
@@ -1123,7 +1109,7 @@ async def test_worker_threads_are_not_those_of_the_application() -> None:
     for token in tokens:
         limiter.acquire_on_behalf_of_nowait(token)
     try:
-        with trio.fail_after(60):
+        with trio.fail_after(HANGS):
             assert await RunnableLambda(lambda x: x + 1).ainvoke(1) == 2
     finally:
         for token in tokens:
@@ -1137,7 +1123,7 @@ async def test_models_leave_threads_to_their_handlers() -> None:
     for token in tokens:
         limiter.acquire_on_behalf_of_nowait(token)
     recorder = Recorder()
-    with trio.fail_after(60):
+    with trio.fail_after(HANGS):
         await RunnableLambda(_same).ainvoke(1, {"callbacks": [recorder]})
     assert recorder.names() == ["on_chain_start", "on_chain_end"]
 
@@ -1224,7 +1210,7 @@ async def test_a_thread_calls_back_and_asks_whether_it_is_cancelled() -> None:
         while True:
             trio.from_thread.check_cancelled()
 
-    with trio.fail_after(60):
+    with trio.fail_after(HANGS):
         async with trio.open_nursery() as nursery:
 
             async def call() -> None:
@@ -1396,6 +1382,7 @@ def test_a_wrapped_generator_method_still_passes_for_one() -> None:
     assert asyncio.run(main()) == trio.run(main) == [2]
 
 
+@pytest.mark.unhurried
 def test_trio_asyncio_has_both() -> None:
     program = Path(__file__).parents[1] / "support" / "on_trio_asyncio.py"
     done = subprocess.run(

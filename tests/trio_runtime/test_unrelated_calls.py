@@ -7,11 +7,10 @@ in one below, in a worker thread, in a node of a graph, in an agent's tool.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import operator
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
 
@@ -34,11 +33,12 @@ from langchain_core.tools import tool
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
-from langchain_anyio import disable_trio, enable_trio, open_stream
+from langchain_anyio import open_stream
 from tally import tried
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.usefixtures("enabled"),
     pytest.mark.filterwarnings("ignore:The v3 streaming protocol"),
     pytest.mark.filterwarnings("ignore:astream_events version"),
     pytest.mark.filterwarnings("ignore:astream_log is deprecated"),
@@ -48,15 +48,6 @@ pytestmark = [
 
 T = TypeVar("T")
 SECONDS = 20  # for what hangs
-HAS_TRIO = importlib.util.find_spec("trio") is not None
-
-
-@pytest.fixture(autouse=True)
-def enabled() -> Iterator[None]:
-    if HAS_TRIO:
-        enable_trio()
-    yield
-    disable_trio()
 
 
 class FailureError(Exception):

@@ -6,7 +6,7 @@ On asyncio langchain-core takes each step of a generator in a task of its own, s
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -14,25 +14,18 @@ import anyio
 import pytest
 from langchain_core.runnables import RunnableGenerator
 
-from langchain_anyio import disable_trio, enable_trio
 from tally import tried
 from test_unrelated_calls import Call, Gate, cells_of, check, named, sample
 from test_unrelated_calls import pytestmark as marks
 
 pytestmark = [
     pytest.mark.trio,
+    pytest.mark.usefixtures("enabled"),
     pytest.mark.skipif(
         sys.version_info < (3, 11), reason="langchain-core takes each step in a task, as on asyncio"
     ),
     *(mark for mark in marks if mark.name == "filterwarnings"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def enabled() -> Iterator[None]:
-    enable_trio()
-    yield
-    disable_trio()
 
 
 async def beside_a_step_of_a_generator(first: Call, second: Call, gate: Gate) -> None:
