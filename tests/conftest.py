@@ -32,7 +32,8 @@ BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "trio": ("trio", {}),
 }
 
-# Two busy cores say nothing about a test's speed, so neither deadlines nor slow data generation are failures.
+# Two busy cores say nothing about a test's speed, so neither deadlines nor slow data generation are
+# failures.
 settings.register_profile(
     "default",
     max_examples=300,
@@ -67,7 +68,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def selected_backends(config: pytest.Config) -> list[str]:
-    """The backends that this run was asked for; without `trio`, nothing that needs trio is collected."""
+    """The backends that this run was asked for.
+
+    Without `trio`, nothing that needs trio is collected.
+    """
     return str(config.getoption("--backend")).split(",")
 
 
@@ -131,7 +135,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         on_anyio = "anyio_backend" in getattr(item, "fixturenames", ())
         if on_trio and on_anyio:
             raise pytest.UsageError(f"{item.nodeid} is marked both anyio and trio")
-        # A test that has no backend of its own is run once, beside asyncio's, or trio's where its module needs trio.
+        # A test that has no backend of its own is run once, beside asyncio's, or trio's where its
+        # module needs trio.
         beside_trio = on_trio or item.path.name.endswith("_trio.py")
         wanted = on_anyio or ("trio" if beside_trio else "asyncio") in selected
         if item.get_closest_marker("long") is not None and not config.getoption("--long"):

@@ -139,7 +139,10 @@ def ways_to_cut_off(anyio_backend: tuple[str, Any]) -> tuple[str, ...]:
 
 
 async def cut_off(way: str, gate: Any, call: Callable[[], Awaitable[Any]]) -> list[BaseException]:
-    """Have a call reach its gate, cut it off there, and go on in the same task; return what it raised if anything."""
+    """Have a call reach its gate, cut it off there, and go on in the same task.
+
+    Return what it raised if anything.
+    """
 
     async def when_reached(cancel: Callable[[], object]) -> None:
         await gate.reached.wait()
@@ -332,7 +335,10 @@ async def test_cut_off_before_every_handler_was_told() -> None:
 
 @pytest.mark.parametrize("kind", ("ainvoke", "agenerate", "tool", "retriever"))
 async def test_an_error_that_is_kept(anyio_backend: tuple[str, Any], kind: str) -> None:
-    """Its traceback keeps what the call has left behind; the next run, or the end of the task, tells."""
+    """Its traceback keeps what the call has left behind.
+
+    The next run, or the end of the task, tells.
+    """
     if anyio_backend[0] == "trio":
         pytest.skip("whoever keeps a trio.Cancelled breaks the run")
     for way in set(ways_to_cut_off(anyio_backend)) - {"scope", "deadline", "twice"}:

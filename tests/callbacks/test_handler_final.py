@@ -1,4 +1,7 @@
-"""`AsyncFinalIteratorCallbackHandler`: the prefix, and the final answer of an agent that calls tools."""
+"""`AsyncFinalIteratorCallbackHandler`.
+
+The prefix, and the final answer of an agent that calls tools.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,10 @@ TOKENS = st.sampled_from(
 def test_as_the_original_where_tokens_are_cut_as_the_prefix_is(
     tokens: list[str], strip: bool, show: bool, prefix: Any
 ) -> None:
-    """Up to what the original loses: it finds the prefix in whole tokens alone, and drops its later occurrences."""
+    """Up to what the original loses.
+
+    It finds the prefix in whole tokens alone, and drops its later occurrences.
+    """
     arguments: Any = {
         "answer_prefix_tokens": prefix,
         "strip_tokens": strip,

@@ -745,7 +745,8 @@ async def play(
                 elif step == "settle":
                     await ticks(150)
                     waiting = sum(v.outcome == "running" for v in victims)
-                    # Who is not cancelled has either all of it or waits for a producer that goes on.
+                    # Who is not cancelled has either all of it or waits for a producer that goes
+                    # on.
                     assert producer.outcome == "returned" or not waiting
                     assert flow.at_head == (waiting > 0 and producer.outcome == "running")
             await ticks(150)

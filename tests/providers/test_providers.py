@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["loopback.fixtures"]
 
-# The SDKs do not close the generators that they nest; on trio each one says so when it is collected.
+# The SDKs do not close the generators that they nest; on trio each one says so when it is
+# collected.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings(

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["loopback.fixtures"]
 
-# The SDKs do not close the generators that they nest; what they leave outside of trio is asyncio's to collect.
+# The SDKs do not close the generators that they nest; what they leave outside of trio is asyncio's
+# to collect.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings(

@@ -1,4 +1,7 @@
-"""Async generators that are first read in a run's step: what the run alone holds is closed with it, nothing else."""
+"""Async generators that are first read in a run's step.
+
+What the run alone holds is closed with it, nothing else.
+"""
 
 from __future__ import annotations
 

@@ -128,8 +128,8 @@ def test_dropped_or_closed_from_a_thread_or_another_task(host: Callable[[Program
             ends.append(recorder.ends())
         return ends
 
-    # Around them all: what records warnings is the process's, and two guests that run in turns would take it from each
-    # other. Each warns of the two that it drops, and of nothing else.
+    # Around them all: what records warnings is the process's, and two guests that run in turns
+    # would take it from each other. Each warns of the two that it drops, and of nothing else.
     with pytest.warns(ResourceWarning) as warned:
         assert host(guest) == [["on_llm_error"]] * 3
     messages = [str(warning.message) for warning in warned]

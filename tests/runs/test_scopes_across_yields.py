@@ -450,7 +450,10 @@ async def test_a_handler_that_misnests_ends_no_program(
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_steps_in_tasks_of_their_own(kind: str) -> None:
-    """A parallel takes each step of its branches in another task: an error, and no end of the program."""
+    """A parallel takes each step of its branches in another task.
+
+    An error, and no end of the program.
+    """
     if backend() == "asyncio":
         pytest.skip("what langchain-core itself does there")
     before = living()

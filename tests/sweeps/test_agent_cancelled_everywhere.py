@@ -1,4 +1,7 @@
-"""An agent with parallel tools, cancelled at each of its scheduling points: all that it had begun has ended."""
+"""An agent with parallel tools, cancelled at each of its scheduling points.
+
+All that it had begun has ended.
+"""
 
 from __future__ import annotations
 

@@ -126,7 +126,8 @@ async def left_to_the_collector(model: Model, config: Any) -> None:
                 yield delta
 
     deltas: Any = endpoint()
-    # What of it is left when it is collected runs in a task of the loop's; that, too, is over at the end.
+    # What of it is left when it is collected runs in a task of the loop's; that, too, is over at
+    # the end.
     try:
         await deltas.__anext__()
     finally:
@@ -236,7 +237,10 @@ async def before(number: int) -> None:
 
 
 def left_open() -> int:
-    """Count what is left behind: async generators that have not ended, and worker threads that are at work."""
+    """Count what is left behind.
+
+    Async generators that have not ended, and worker threads that are at work.
+    """
     gc.collect()  # what was not closed is a ResourceWarning, which is an error
     generators = sum(
         isinstance(thing, AsyncGeneratorType) and thing.ag_frame is not None
@@ -297,7 +301,8 @@ async def sweep(
             tasks = living()
             _, over = await attempt(how, tick, use, model, told)
             context = f"{how} after {tick} ticks"
-            # A task that only watched the cleanup ends a little later, and so does what was left to the collector.
+            # A task that only watched the cleanup ends a little later, and so does what was left to
+            # the collector.
             with anyio.fail_after(HANGS):
                 while living() > tasks:
                     await anyio.sleep(0)
@@ -363,7 +368,8 @@ async def test_other_ways_to_write_a_model(anyio_backend: Any, kind: type[Model]
     await sweep(anyio_backend, read, kind, lambda: [AsyncRecorder()], stride=6)
 
 
-# Threads and sockets take as many ticks as they like, so these end in time rather than after so many.
+# Threads and sockets take as many ticks as they like, so these end in time rather than after so
+# many.
 
 SAMPLE = (0, 1, 3, 7, 15, 40)
 

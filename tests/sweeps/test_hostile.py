@@ -113,7 +113,8 @@ async def test_handlers_that_raise_anything_at_any_event(
             for recorder in (bad, *others):
                 starts = recorder.names().count("on_chat_model_start")
                 assert len(recorder.ends()) == starts, context
-            # What a handler raises is its own affair, unless it says otherwise, or what it raises is no Exception.
+            # What a handler raises is its own affair, unless it says otherwise, or what it raises
+            # is no Exception.
             if event == "on_llm_error":
                 assert isinstance(outcome, OSError), context
             elif issubclass(error, Exception) and not raise_error:

@@ -65,7 +65,10 @@ class Scene:
         await self.consume(-1)
 
     def check(self, victim: int) -> None:
-        """Check that nothing is lost, given twice or left waiting; the victim is a consumer's number, or negative."""
+        """Check that nothing is lost, given twice or left waiting.
+
+        The victim is a consumer's number, or negative.
+        """
         assert self.taken == self.given
 
 
@@ -231,7 +234,10 @@ SCENES: dict[str, Callable[[int, int], Scene]] = {
 
 
 async def attempt(scene: Scene, which: int, how: str, tick: int) -> bool:
-    """Cancel one of the tasks after so many ticks; return whether it, or all who give, had come to the end before."""
+    """Cancel one of the tasks after so many ticks.
+
+    Return whether it, or all who give, had come to the end before.
+    """
     ended: set[int] = set()
 
     async def whole(number: int, part: Callable[[], Awaitable[Any]]) -> None:

@@ -99,7 +99,10 @@ def recorded(server: ProviderServer, provider: Provider, version: str = "1.1") -
 
 
 class Recording:
-    """An answer as it stood on the wire; its text is over at `text`, and it has a reason for its end at `finish`."""
+    """An answer as it stood on the wire.
+
+    Its text is over at `text`, and it has a reason for its end at `finish`.
+    """
 
     def __init__(self, data: bytes, provider: Provider) -> None:
         self.data = data
@@ -232,7 +235,8 @@ async def test_cut_after_a_byte(
             assert whole or version == "1.0", where
             # What the provider's client takes for an end has no reason to be one.
             assert (outcome.finish_reason is not None) == whole, where
-            # As with langchain-core, a call that is cut before its arguments looks as if it had none.
+            # As with langchain-core, a call that is cut before its arguments looks as if it had
+            # none.
             args = [call["args"] for call in outcome.message.tool_calls]
             assert args in ([], [{}], [ARGS]), where
         else:

@@ -1,4 +1,7 @@
-"""`enable_trio()` and `disable_trio()` in every order with imports: the same comes of it, and nothing is left."""
+"""`enable_trio()` and `disable_trio()` in every order with imports.
+
+The same comes of it, and nothing is left.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +61,9 @@ def test_every_order_gives_the_same_of_the_real_packages() -> None:
         assert report["asyncio"] == report["trio"] == report["disabled"] == first["asyncio"], order
 
 
-# Two packages that are covered, one of which imports from the other, and a module of a user, which is not. What one
-# takes from the other is what it would have taken from asyncio, a method, and a class.
+# Two packages that are covered, one of which imports from the other, and a module of a user, which
+# is not. What one takes from the other is what it would have taken from asyncio, a method, and a
+# class.
 FIRST = """
     import asyncio
     import asyncio as aio

@@ -1,4 +1,7 @@
-"""Asynchronous handlers of a model that blocks: langchain-core runs them on asyncio, in its thread."""
+"""Asynchronous handlers of a model that blocks.
+
+langchain-core runs them on asyncio, in its thread.
+"""
 
 from __future__ import annotations
 

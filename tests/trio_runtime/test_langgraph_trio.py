@@ -1,4 +1,7 @@
-"""LangGraph and agents on trio: each way to run them, and that nothing outlives the run that started it."""
+"""LangGraph and agents on trio.
+
+Each way to run them, and that nothing outlives the run that started it.
+"""
 
 from __future__ import annotations
 

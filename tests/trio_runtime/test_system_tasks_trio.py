@@ -1,4 +1,7 @@
-"""No error leaves a system task of trio's, or a callback of its run: it would take the whole program down."""
+"""No error leaves a system task of trio's, or a callback of its run.
+
+It would take the whole program down.
+"""
 
 from __future__ import annotations
 
@@ -320,8 +323,8 @@ def test_a_collected_generator_holds_a_nursery_or_a_scope_open(
             while len(_system_tasks()) > before:
                 await trio.lowlevel.checkpoint()
 
-    # In the shapes in which it can be closed in its own task nothing is to be seen of it; else it is an error here, or
-    # where a scope of the task's own is left.
+    # In the shapes in which it can be closed in its own task nothing is to be seen of it; else it
+    # is an error here, or where a scope of the task's own is left.
     with suppress(RuntimeError) if kind == "scope" else nullcontext():
         trio.run(main)
     if kind != "scope":

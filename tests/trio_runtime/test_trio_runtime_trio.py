@@ -622,7 +622,8 @@ async def test_a_lock_is_not_lost_with_a_waiter_that_is_cancelled_as_it_is_woken
     assert not lock.locked()
 
 
-# What `asyncio.CancelledError` is: the shapes that langchain-core and langgraph have, by the table of the docs.
+# What `asyncio.CancelledError` is: the shapes that langchain-core and langgraph have, by the table
+# of the docs.
 
 
 async def own_cancelled() -> Task[None]:
@@ -680,7 +681,10 @@ async def test_a_task_that_was_cancelled_on_its_own_raises_asyncios_error() -> N
 
 @pytest.mark.trio
 async def test_a_task_that_was_cancelled_on_its_own_in_a_cleanup() -> None:
-    """The shape of `astream_events`: cancel a task and await it, in a `finally`, in a cancelled scope."""
+    """The shape of `astream_events`.
+
+    Cancel a task and await it, in a `finally`, in a cancelled scope.
+    """
     with trio.CancelScope() as scope:
         task = _futures.create_task(trio.sleep_forever())
         scope.cancel()
@@ -792,7 +796,10 @@ async def batched(chain: Runnable[Any, Any], config: Any) -> Any:
 
 
 def attempt(call: Callable[..., Any], steps: float) -> tuple[int, bool]:
-    """Run a call that is cancelled after so many steps; return those taken, and whether it was cancelled."""
+    """Run a call that is cancelled after so many steps.
+
+    Return those taken, and whether it was cancelled.
+    """
     instrument, log, recorder = CancelAfter(steps), [], Recorder()
 
     async def main() -> bool:
@@ -828,7 +835,8 @@ def test_a_call_is_cancelled_at_each_of_its_steps(
     whole, cancelled = attempt(call, float("inf"))
     assert not cancelled
     assert whole > 20
-    # Each step of the first and the last, and a sample of those between; threads make the number vary.
+    # Each step of the first and the last, and a sample of those between; threads make the number
+    # vary.
     stride = max(1, whole // points)
     outcomes = [attempt(call, steps)[1] for steps in (*range(1, 15), *range(15, whole, stride))]
     assert outcomes[0]
@@ -1306,7 +1314,8 @@ async def test_custom_events_and_groups() -> None:
             seen.append((name, data))
 
     async def step(value: Any, config: RunnableConfig) -> Any:
-        # Named, because on Python 3.10 langchain-core does not find it by itself, on asyncio neither.
+        # Named, because on Python 3.10 langchain-core does not find it by itself, on asyncio
+        # neither.
         await adispatch_custom_event("progress", {"percent": 50}, config=config)
         return value
 
