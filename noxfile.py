@@ -94,7 +94,8 @@ def upstream_cpython(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
-def lowest(session: nox.Session) -> None:
+@nox.parametrize("backend", BACKENDS)
+def lowest(session: nox.Session, backend: str) -> None:
     """Run the tests with the lowest declared versions, on the lowest Python."""
     if session.venv_backend != "uv":
         session.skip("only uv resolves to the lowest versions")
@@ -105,8 +106,8 @@ def lowest(session: nox.Session) -> None:
         check = f"from importlib.metadata import version; assert version({name!r}) == {lowest!r}"
         session.run("python", "-c", check, silent=True)
     env = {"HYPOTHESIS_PROFILE": "brief"}
-    session.run("pytest", "-m", "not slow", *session.posargs, env=env)
-    session.run("pytest", "-m", "slow", "tests/providers", *session.posargs, env=env)
+    for chosen in (["-m", "not slow"], ["-m", "slow", "tests/providers"]):
+        session.run("pytest", "--backend", backend, *chosen, *session.posargs, env=env)
 
 
 @nox.session
