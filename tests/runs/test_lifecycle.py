@@ -677,6 +677,7 @@ async def test_a_handler_that_never_returns() -> None:
 
 
 @pytest.mark.usefixtures("short_cleanup")
+@pytest.mark.unhurried
 async def test_a_handler_that_shields_itself() -> None:
     release = anyio.Event()
 
@@ -720,7 +721,9 @@ async def test_a_model_that_shields_itself() -> None:
 
 
 @pytest.mark.usefixtures("short_cleanup")
-@pytest.mark.parametrize("kind", (StreamModel, GenerateModel))
+@pytest.mark.parametrize(
+    "kind", (StreamModel, pytest.param(GenerateModel, marks=pytest.mark.unhurried))
+)
 async def test_a_thread_that_does_not_return(kind: Any) -> None:
     gate = ThreadGate(1 if kind is StreamModel else 0)
     recorder = Recorder()
@@ -739,6 +742,7 @@ async def test_a_thread_that_does_not_return(kind: Any) -> None:
 
 
 @pytest.mark.usefixtures("short_cleanup")
+@pytest.mark.unhurried
 async def test_a_thread_of_a_handler_that_does_not_return() -> None:
     gate = ThreadGate()
     recorder = Recorder(lambda name: gate() if name == "on_llm_error" else None)
@@ -832,6 +836,7 @@ async def test_the_loop_ends_with_a_stream_open() -> None:
 
 
 @pytest.mark.usefixtures("short_cleanup")
+@pytest.mark.unhurried
 async def test_the_loop_ends_while_a_handler_never_returns() -> None:
     """A run that has its message is in no hurry, until nobody can wait for it any more."""
     recorder = AsyncRecorder(lambda name: anyio.sleep(3600) if name == "on_llm_end" else None)

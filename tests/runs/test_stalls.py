@@ -120,9 +120,17 @@ TELLING: dict[str, Callable[[], Model]] = {
     "in a stream within": lambda: OpensAStream(inner=AStreamModel(tell=True)),
 }
 
+QUICKLY_TRIED = ("not itself", "in a worker thread")
+
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("make", TELLING.values(), ids=TELLING)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=[] if name in QUICKLY_TRIED else [pytest.mark.unhurried])
+        for name, make in TELLING.items()
+    ],
+)
 async def test_a_slow_handler_is_no_stall(make: Callable[[], Model], kind: str) -> None:
     model = make()
     tells = type(model) is not AStreamModel or model.tell
@@ -199,6 +207,7 @@ async def test_a_model_that_stalls_after_it_has_told_is_cut_off(kind: str) -> No
                 await stream
 
 
+@pytest.mark.unhurried
 async def test_a_thread_that_stalls_after_it_has_told_is_cut_off() -> None:
     release = threading.Event()
 
