@@ -388,12 +388,12 @@ async def test_one_that_never_began_is_closed_at_once() -> None:
         pass
 
 
-# On trio the runtime's own calls within the graph are given up after as long, at the same time.
-@pytest.mark.filterwarnings("ignore:.* was cancelled, as it had not ended:ResourceWarning")
 @pytest.mark.parametrize("seconds", (0.05, pytest.param(5, marks=pytest.mark.slow)))
 async def test_a_cleanup_that_takes_too_long_is_given_up(
-    seconds: float, set_cleanup: SetCleanup
+    seconds: float, set_cleanup: SetCleanup, anyio_backend: tuple[str, Any]
 ) -> None:
+    if seconds == 5 and anyio_backend[0] == "trio":
+        pytest.skip("the calls within the graph are given up at the same time, and warn too")
     if seconds != 5:  # which is the package's own
         set_cleanup(seconds)
     release = anyio.Event()
