@@ -227,7 +227,7 @@ async def test_what_it_refuses() -> None:
     for option in ({"stop": ["x"]}, {"replay": False}, {"chunk_timeout": 1.0}):
         with pytest.raises(TypeError, match=f"{next(iter(option))} is for chat models"):
             open_stream(in_turn(), {"seen": []}, **option)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="that ends in a CompiledStateGraph"):
+    with pytest.raises(TypeError, match="this RunnableSequence ends in a CompiledStateGraph"):
         open_stream(ChatPromptTemplate.from_template("x") | in_turn(), {})
 
 
@@ -390,10 +390,8 @@ async def test_one_that_never_began_is_closed_at_once() -> None:
 
 @pytest.mark.parametrize("seconds", (0.05, pytest.param(5, marks=pytest.mark.slow)))
 async def test_a_cleanup_that_takes_too_long_is_given_up(
-    seconds: float, set_cleanup: SetCleanup, anyio_backend: tuple[str, Any]
+    seconds: float, set_cleanup: SetCleanup
 ) -> None:
-    if seconds == 5 and anyio_backend[0] == "trio":
-        pytest.skip("the calls within the graph are given up at the same time, and warn too")
     if seconds != 5:  # which is the package's own
         set_cleanup(seconds)
     release = anyio.Event()
@@ -402,8 +400,10 @@ async def test_a_cleanup_that_takes_too_long_is_given_up(
         given_up = f"given up after {seconds:g} seconds; left behind: the graph LangGraph"
         began = anyio.current_time()
         try:
-            with pytest.warns(ResourceWarning, match=given_up):
+            # On trio, the calls within the graph are given up after as long, and warn too.
+            with pytest.warns(ResourceWarning) as warned:
                 await leave(open_stream(endless.graph(), {"seen": []}), endless)
+            assert any(given_up in str(warning.message) for warning in warned)
             if seconds == 5:
                 assert 4.9 < anyio.current_time() - began < 6  # more on a busy machine alone
             assert endless.ended == []
