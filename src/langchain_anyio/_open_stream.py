@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, overload
@@ -21,7 +23,7 @@ from ._runs.drop_guard import DropGuard
 from ._runs.graph import GraphRun
 from ._runs.langgraph import Graph, is_graph
 from ._runs.model import ModelRun, call_of
-from ._runs.target import Target, resolve
+from ._runs.target import Target, models_in, resolve
 from ._stream import AsyncChatModelStream
 from ._stream_state import StreamState
 
@@ -102,7 +104,8 @@ def open_stream(
         chunk_timeout: Longest wait for the model's next chunk, in seconds. After it, the connection
             is closed and consumers get a `StreamStalledError`. Time during which the model
             is held back, or callback handlers run, does not count.
-        kwargs: Passed on to the model, or to the graph's `astream_events`.
+        kwargs: Passed on to the model, or to the graph's `astream_events`. One whose name looks
+            like an option is refused, unless the model declares it or it is bound by `bind()`.
 
     Returns:
         The stream.
@@ -134,6 +137,7 @@ def open_stream(
         return GraphStream(
             GraphRun(target.runnable, input, target.config, {**target.bound, **kwargs})
         )
+    _check_keywords(target, kwargs)
     if stop is not None:
         kwargs["stop"] = stop
     call = None
@@ -212,6 +216,30 @@ def _check(
             raise ValueError(f"chunk_timeout must be more than 0 seconds, not {chunk_timeout!r}")
     if "version" in kwargs:
         raise TypeError('open_stream has no version; what it streams is the "v3" of astream_events')
+
+
+# The options of `open_stream()` that a keyword of another name may be meant for.
+_OPTIONS = ("config", "stop", "max_buffer_size", "replay", "chunk_timeout")
+
+
+def _check_keywords(target: Target, kwargs: Mapping[str, Any]) -> None:
+    """Refuse keywords that look like an option, unless a model declares them."""
+    for name in kwargs:
+        meant = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.7)
+        if meant and not any(_declares(model, name) for model in models_in(target)):
+            raise TypeError(
+                f"open_stream() has no option {name!r}, and the model does not declare it; did you "
+                f"mean {meant[0]!r}? To pass it to the model, use model.bind({name}=...)"
+            )
+
+
+def _declares(model: BaseChatModel, name: str) -> bool:
+    """Return whether a model has a field, or one of its methods a parameter, of that name."""
+    fields = type(model).model_fields
+    if name in fields or any(field.alias == name for field in fields.values()):
+        return True
+    methods = ("_astream", "_stream", "_agenerate", "_generate")
+    return any(name in inspect.signature(getattr(model, m)).parameters for m in methods)
 
 
 def _is_number(value: object) -> bool:

@@ -371,6 +371,38 @@ async def test_leaving_ends_the_attempts(at: str) -> None:
     ]
 
 
+def _wrapped(model: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], ...]:
+    return (model, PROMPT | model, model.with_retry(), model.with_fallbacks([model]))
+
+
+class Declaring(AStreamModel):
+    timeout: float = 1
+    limit: float | None = Field(default=None, alias="max_buffer")
+
+    async def _astream(self, messages: Any, buffer_size: int = 0, **kwargs: Any) -> Any:  # type: ignore[override]
+        async for chunk in super()._astream(messages, buffer_size=buffer_size, **kwargs):
+            yield chunk
+
+
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    (
+        ("timeout", "chunk_timeout"),
+        ("buffer_size", "max_buffer_size"),
+        ("max_buffer", "max_buffer_size"),
+    ),
+)
+def test_keywords_that_look_like_options(keyword: str, meant: str) -> None:
+    arguments: Any = {keyword: 3}
+    for runnable in _wrapped(AStreamModel()):
+        with pytest.raises(TypeError, match=f"no option {keyword!r}.* did you mean {meant!r}"):
+            open_stream(runnable, "hi", **arguments)
+        open_stream(runnable.bind(**arguments), "hi")
+        open_stream(runnable, "hi", top_p=0.5, store=True, seed=1, timeouts_per_day=1)
+    for runnable in _wrapped(Declaring()):
+        open_stream(runnable, "hi", **arguments)
+
+
 @pytest.mark.parametrize(
     ("runnable", "match"),
     (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, final
 
 from langchain_core.language_models import BaseChatModel
@@ -80,6 +80,20 @@ def resolve(model: object, config: RunnableConfig | None) -> Target:
             runnable = cast("Any", runnable)._model(config)
         else:
             raise _unsupported(model, "" if runnable is model else "is around", runnable)
+
+
+def models_in(target: Target) -> Iterator[BaseChatModel]:
+    """Yield the chat models that may answer."""
+    runnable: Any = target.runnable
+    if isinstance(runnable, BaseChatModel):
+        yield runnable
+    elif isinstance(runnable, RunnableSequence):
+        yield from models_in(resolve(runnable.last, target.config))
+    elif is_retry(runnable):
+        yield from models_in(resolve(runnable.bound, target.config))
+    elif is_fallbacks(runnable):
+        for each in runnable.runnables:
+            yield from models_in(resolve(each, target.config))
 
 
 def is_retry(runnable: object) -> TypeGuard[RunnableRetry[Any, Any]]:
