@@ -46,9 +46,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Run mypy in strict mode, and check that every public name is typed."""
+    """Check types with mypy and pyright, also what users may write; every public name is typed."""
     session.install(".", "--group", "types")
     session.run("mypy")
+    for checker in ("mypy", "pyright"):
+        session.run(checker, "tests/typing")
     session.run("pyright", "--verifytypes", "langchain_anyio", "--ignoreexternal")
 
 

@@ -6,14 +6,13 @@ import difflib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast, overload
+from typing import Any, Protocol, cast, overload
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import (
-    Runnable,
     RunnableConfig,
     ensure_config,
 )
@@ -30,15 +29,21 @@ from ._stream_state import StreamState
 DEFAULT_BUFFER_SIZE = 1024
 
 
-@overload
-def open_stream(
-    model: Graph, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-) -> GraphStream: ...
+class Chain(Protocol):
+    """A runnable that is no graph, for type checkers only.
+
+    A graph's `name` is always a `str`, and so none of these. If graphs were accepted in its place,
+    an agent, whose type contains `Any`, would match both overloads, and the result be `Any`.
+    """
+
+    name: str | None
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any: ...
 
 
 @overload
 def open_stream(
-    model: Runnable[Any, Any],
+    model: Chain,
     input: LanguageModelInput | Any,
     config: RunnableConfig | None = None,
     *,
@@ -50,8 +55,14 @@ def open_stream(
 ) -> AsyncChatModelStream: ...
 
 
+@overload
 def open_stream(
-    model: Runnable[Any, Any] | Graph,
+    model: Graph, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+) -> GraphStream: ...
+
+
+def open_stream(
+    model: Chain | Graph,
     input: LanguageModelInput | Any,
     config: RunnableConfig | None = None,
     *,
