@@ -70,6 +70,13 @@ def upstream(session: nox.Session) -> None:
     session.run("python", "tests/upstream/run.py", session.create_tmp(), *session.posargs)
 
 
+@nox.session
+def persistence(session: nox.Session) -> None:
+    """Run LangGraph's conformance tests on checkpointers in threads, with a PostgreSQL of their own."""
+    session.install(".[trio]", "--group", "persistence")
+    session.run("pytest", "tests/persistence/test_postgres.py", *session.posargs)
+
+
 @nox.session(default=False)
 @nox.parametrize("release", ["newest", "lowest"])
 def upstream_core(session: nox.Session, release: str) -> None:

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph.graph import START, StateGraph
-from langgraph.types import Command, interrupt
-from typing_extensions import TypedDict
 
 DOCS = (Path(__file__).parents[2] / "docs" / "langgraph.md").read_text(encoding="utf-8")
 PROGRAM, CHECKPOINTER = re.findall(r"^```python\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
@@ -33,28 +30,10 @@ def test_the_program(backend: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, printed, "")
 
 
-class State(TypedDict):
-    answer: str
-
-
-async def ask(state: State) -> State:
-    return {"answer": interrupt("what?")}
-
-
 @pytest.mark.trio
 @pytest.mark.usefixtures("enabled")
-async def test_the_checkpointer() -> None:
+async def test_the_checkpointer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"__name__": "example"}
     exec(CHECKPOINTER, names)
-    checkpointer = names["checkpointer"]
-    try:
-        graph = StateGraph(State).add_node("ask", ask).add_edge(START, "ask")
-        compiled: Any = graph.compile(checkpointer=checkpointer)
-        config = {"configurable": {"thread_id": "1"}}
-        assert (await compiled.ainvoke({"answer": ""}, config))["__interrupt__"]
-        assert await compiled.ainvoke(Command(resume="this"), config) == {"answer": "this"}
-        assert len([state async for state in compiled.aget_state_history(config)]) == 3
-        await checkpointer.adelete_thread("1")
-        assert [state async for state in compiled.aget_state_history(config)] == []
-    finally:
-        checkpointer.conn.close()
+    await names["main"](str(tmp_path / "runs.sqlite"))
+    assert capsys.readouterr().out == "{'answer': 'this'}\n"

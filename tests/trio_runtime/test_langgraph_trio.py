@@ -367,7 +367,7 @@ async def test_a_store_of_batches_serves_calls_that_come_and_go() -> None:
 @pytest.mark.trio
 async def test_what_needs_asyncio_is_refused_by_name() -> None:
     with pytest.raises(
-        RuntimeError, match=r"AsyncSqliteSaver does not work on trio.*InMemorySaver"
+        RuntimeError, match=r"AsyncSqliteSaver does not work on trio.*ThreadedCheckpointSaver"
     ):
         AsyncSqliteSaver(None)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="AsyncSqliteSaver does not work on trio"):

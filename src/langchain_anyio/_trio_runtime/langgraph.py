@@ -107,6 +107,9 @@ def _refused(way_out: str) -> Callable[[Any], Any]:
     return wrap
 
 
+_SAVER: Final = "ThreadedCheckpointSaver"
+_STORE: Final = "ThreadedStore"
+
 # By qualified name.
 WRAPPERS_OF_LANGGRAPH: Final[dict[str, Callable[[Any], Any]]] = {
     "langgraph._internal._future.CONTEXT_NOT_SUPPORTED": _no_contexts,
@@ -117,14 +120,14 @@ WRAPPERS_OF_LANGGRAPH: Final[dict[str, Callable[[Any], Any]]] = {
     "langgraph.store.base.batch.AsyncBatchedBaseStore._ensure_task": _for_the_run,
     **{
         f"langgraph.{module}.{cls}.{method}": _refused(
-            f"use {other}, or give a synchronous one's methods to worker threads, as docs/langgraph.md shows"
+            f"use langchain_anyio.langgraph.{wrapper} with the synchronous {other}"
         )
-        for module, cls, other in (
-            ("checkpoint.mysql.aio", "AIOMySQLSaver", "InMemorySaver"),
-            ("checkpoint.postgres.aio", "AsyncPostgresSaver", "InMemorySaver"),
-            ("checkpoint.sqlite.aio", "AsyncSqliteSaver", "InMemorySaver"),
-            ("store.postgres.aio", "AsyncPostgresStore", "InMemoryStore"),
-            ("store.sqlite.aio", "AsyncSqliteStore", "InMemoryStore"),
+        for module, cls, wrapper, other in (
+            ("checkpoint.mysql.aio", "AIOMySQLSaver", _SAVER, "PyMySQLSaver"),
+            ("checkpoint.postgres.aio", "AsyncPostgresSaver", _SAVER, "PostgresSaver"),
+            ("checkpoint.sqlite.aio", "AsyncSqliteSaver", _SAVER, "SqliteSaver"),
+            ("store.postgres.aio", "AsyncPostgresStore", _STORE, "PostgresStore"),
+            ("store.sqlite.aio", "AsyncSqliteStore", _STORE, "SqliteStore"),
         )
         for method in ("__init__", "from_conn_string")
     },
