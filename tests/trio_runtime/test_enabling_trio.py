@@ -578,8 +578,32 @@ def test_a_module_made_by_hand_is_enabled() -> None:
 @pytest.mark.parametrize(
     ("package", "error", "message"),
     (
-        ("langchain-openai", ValueError, r"'langchain-openai'.*import name: langchain_openai$"),
-        ("no-such-library", ValueError, r"'no-such-library'.*import name: no_such_library$"),
+        (
+            "langchain-openai",
+            ValueError,
+            "; langchain-openai is a distribution; its import name is langchain_openai$",
+        ),
+        (
+            "LangChain_OpenAI",
+            ModuleNotFoundError,
+            "; LangChain_OpenAI is a distribution; its import name is langchain_openai$",
+        ),
+        (
+            "Typing.Extensions",
+            ModuleNotFoundError,
+            "; Typing.Extensions is a distribution; its import name is typing_extensions$",
+        ),
+        (
+            "langgraph-checkpoint",
+            ValueError,
+            r"; langgraph-checkpoint is a distribution; its import name is langgraph$",
+        ),
+        (
+            "no-such-library",
+            ValueError,
+            r"\('no-such-library'\): not an import name; "
+            "if it is a distribution, its import name may be no_such_library$",
+        ),
         ("no_such_library", ModuleNotFoundError, r"'no_such_library' is installed$"),
         ("no_such_library.part", ModuleNotFoundError, r"'no_such_library\.part' is installed$"),
         ("json.no_such_part", ModuleNotFoundError, r"'json\.no_such_part' is installed$"),

@@ -6,7 +6,12 @@ import sys
 
 
 def enable_trio(*packages: str) -> None:
-    """Make langchain-core run on trio too, and langgraph and langchain where they are installed.
+    """Make langchain-core run on trio too, and what is written against it where it is installed.
+
+    That is `langgraph`, `langchain`, `langchain_classic`, `langsmith`, `deepagents`,
+    `langchain_mcp_adapters`, `fastmcp`, `langchain_openai`, `langchain_mistralai`, `cohere` and
+    `openrouter`. Where another package asks for asyncio's event loop, the error has a note that
+    names it.
 
     The modules of these libraries get a namespace in the place of `asyncio`: on asyncio, each name
     is asyncio's own object, as before; within a trio task it is one built on trio. Then their whole
@@ -20,7 +25,7 @@ def enable_trio(*packages: str) -> None:
 
     Args:
         packages: Import names of other packages or modules to run on trio in the same way, such as
-            `"langchain_openai"`. This call does not import them; of a dotted name, it imports the
+            `"another_library"`. This call does not import them; of a dotted name, it imports the
             parents. A package that does not use asyncio is not an error. `"__main__"` is the
             program itself: call this after its imports.
 
@@ -28,8 +33,8 @@ def enable_trio(*packages: str) -> None:
         ImportError: trio is not installed.
         ModuleNotFoundError: There is no such package.
         TypeError: A package is not a `str`.
-        ValueError: A package is not an import name, such as `"langchain-openai"`. Nothing has been
-            enabled then.
+        ValueError: A package is not an import name, but the name of a distribution, such as
+            `"langchain-openai"`. Nothing has been enabled then.
 
     Example:
         ```python

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import packages_distributions
@@ -29,14 +31,21 @@ from .wrappers import libraries, wrapped_in_class, wrapped_in_module
 LANGCHAIN_CORE: Final = "langchain_core"
 # Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are
 # part of its namespace package; langchain has langsmith trace the middleware of its agents. A
-# retriever's embeddings do not use asyncio, but have a client of their own that belongs to one
-# event loop.
+# retriever's embeddings of OpenAI do not use asyncio, but have a client of their own that belongs to
+# one event loop. Models of Cohere and OpenRouter use asyncio in the SDKs of these alone.
 COVERED: Final = (
     LANGCHAIN_CORE,
     "langsmith",
     "langgraph",
     "langchain",
-    "langchain_openai.embeddings",
+    "langchain_classic",
+    "deepagents",
+    "langchain_mcp_adapters",
+    "fastmcp",
+    "langchain_openai",
+    "langchain_mistralai",
+    "cohere",
+    "openrouter",
 )
 
 # Modules of langchain-core that call callback handlers.
@@ -126,19 +135,29 @@ def _check(package: object) -> None:
 
 
 def _hint(package: str) -> str:
-    """Return the import names of a distribution, phrased as the end of a sentence."""
-    names = [
+    """Return the import names of a distribution, phrased as the end of a sentence.
+
+    They often differ by a hyphen or by capital letters, and sometimes altogether.
+    """
+    names = sorted(
         name
         for name, distributions in packages_distributions().items()
-        if package.lower().replace("-", "_") in (d.lower().replace("-", "_") for d in distributions)
-        and name != package
-    ]
-    if not names and (name := package.replace("-", "_")) != package and name.isidentifier():
-        names = [name]
-    return f"; import name: {', '.join(sorted(names))}" if names else ""
+        if _normalized(package) in map(_normalized, distributions) and name != package
+    )
+    if names:
+        are = "name is" if len(names) == 1 else "names are"
+        return f"; {package} is a distribution; its import {are} {', '.join(names)}"
+    name = re.sub("[-.]+", "_", package)
+    if name != package and name.isidentifier() and "-" in package:
+        return f"; if it is a distribution, its import name may be {name}"
+    return ""
 
 
-def _loaded(packages: Iterable[str]) -> Iterator[ModuleType]:
+def _normalized(distribution: str) -> str:
+    return re.sub("[-_.]+", "-", distribution).lower()
+
+
+def _loaded(packages: AbstractSet[str]) -> Iterator[ModuleType]:
     """Yield the loaded modules of packages, including those that other threads add meanwhile.
 
     The latter may have been found before the finder was installed.
@@ -149,7 +168,7 @@ def _loaded(packages: Iterable[str]) -> Iterator[ModuleType]:
         new = {
             name: module
             for name, module in sys.modules.copy().items()
-            if name not in seen and any(_within(name, package) for package in packages)
+            if name not in seen and _within_any(name, packages)
         }
         if not new:
             return
@@ -163,8 +182,18 @@ def _within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
+def _within_any(name: str, packages: AbstractSet[str]) -> bool:
+    # Asked of each loaded module, and of each one that is imported: by the name's parents, of which
+    # there are few, and not by the packages.
+    while name not in packages:
+        name = name.rpartition(".")[0]
+        if not name:
+            return False
+    return True
+
+
 def _is_enabled(name: str) -> bool:
-    return any(_within(name, package) for package in _enabled)
+    return _within_any(name, _enabled)
 
 
 def _change(module: ModuleType) -> None:

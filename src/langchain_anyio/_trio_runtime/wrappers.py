@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from trio.lowlevel import checkpoint
 
+from langchain_anyio._backends.asyncio_notes import note_use_of_asyncio
 from langchain_anyio._providers.http_clients import embeddings_for_current_loop, for_current_loop
 
 from .asyncio_api.call_scope import CallScope
@@ -127,6 +128,9 @@ async def _closing(
                 return
             yield item
             del item
+    except Exception as exc:
+        note_use_of_asyncio(exc, libraries)
+        raise
     finally:
         if generator.ag_frame is not None or not owner.end():
             await owner.aclose(generator)
@@ -145,6 +149,9 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
             await owner.join()
             returned = True
             return result
+        except Exception as exc:
+            note_use_of_asyncio(exc, libraries)
+            raise
         finally:
             if not owner.end(everything=not returned):
                 await owner.aclose(everything=not returned)
