@@ -71,6 +71,13 @@ def upstream(session: nox.Session) -> None:
 
 
 @nox.session
+def covered(session: nox.Session) -> None:
+    """Run agents of deepagents and MCP's servers and clients on asyncio and on trio."""
+    session.install(".[trio]", "--group", "covered")
+    session.run("pytest", "tests/trio_runtime/test_covered_packages.py", *session.posargs)
+
+
+@nox.session
 def persistence(session: nox.Session) -> None:
     """Run LangGraph's conformance tests on checkpointers in threads, with a PostgreSQL of their own."""
     session.install(".[trio]", "--group", "persistence")
