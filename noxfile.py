@@ -102,6 +102,14 @@ def upstream_langgraph(session: nox.Session) -> None:
     session.run("python", "tests/upstream_langgraph/run.py", session.create_tmp(), *session.posargs)
 
 
+@nox.session(default=False)
+def upstream_persistence(session: nox.Session) -> None:
+    """Run the tests of LangGraph's asynchronous checkpointers and stores on those in threads."""
+    session.install(".[trio]", "--group", "upstream-persistence")
+    script = "tests/upstream_persistence/run.py"
+    session.run("python", script, session.create_tmp(), *session.posargs)
+
+
 @nox.session(python=PYTHONS)
 def upstream_cpython(session: nox.Session) -> None:
     """The interpreter's own tests of asyncio, on asyncio and on trio, where it comes with them."""

@@ -58,9 +58,9 @@ def server() -> Iterator[str]:
                 log.seek(0)
                 assert done.returncode == 0, log.read()
 
-        run("initdb", "--username=tests", "--auth=trust", "--no-sync", "--encoding=UTF8")
+        run("initdb", "--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8")
         run("pg_ctl", "start", "--wait", "-o", settings)
         try:
-            yield f"postgresql://tests@/postgres?host={place}"
+            yield f"postgresql://postgres@/postgres?host={place}"
         finally:
             run("pg_ctl", "stop", "--wait", "--mode=immediate")
