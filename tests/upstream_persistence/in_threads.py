@@ -82,9 +82,7 @@ def in_place_of(threaded: type, original: Any) -> type:
     return InThreads
 
 
-def pytest_configure() -> None:
-    if not os.environ["IN_THREADS"]:
-        return
+def put_in_place() -> None:
     from langgraph.checkpoint.sqlite import SqliteSaver, aio
     from langgraph.store import sqlite
     from langgraph.store.sqlite import aio as sqlite_aio
@@ -128,3 +126,8 @@ def pytest_configure() -> None:
         ),
     ):
         setattr(module, name, value)
+
+
+# Before pytest imports the tests' own conftest.
+if os.environ["IN_THREADS"]:
+    put_in_place()
