@@ -226,7 +226,7 @@ async def test_a_cancelled_read_that_has_begun_is_abandoned_and_keeps_its_turn()
 async def test_a_write_that_does_not_end_is_left_to_its_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("langchain_anyio.langgraph._calls.CLEANUP_SECONDS", 0.01)
+    monkeypatch.setattr("langchain_anyio._backends.limits.CLEANUP_SECONDS", 0.01)
     calls = OrderedCalls("hanging", 1)
     gate = Gate("write")
     with pytest.MonkeyPatch.context() as patch:
@@ -448,8 +448,8 @@ async def main():
         tasks.start_soon(lambda: calls.run(slow, label="slow()", writes={writes}))
         await anyio.to_thread.run_sync(begun.wait)
         tasks.cancel_scope.cancel()
-import langchain_anyio.langgraph._calls as module
-module.CLEANUP_SECONDS = 0.01
+from langchain_anyio._backends import limits
+limits.CLEANUP_SECONDS = 0.01
 import warnings
 warnings.simplefilter("ignore")
 anyio.run(main, backend={backend!r})

@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableLambda
 
-from langchain_anyio import disable_trio, enable_trio
+from langchain_anyio import disable_trio, enable_trio, open_stream
 from langchain_anyio._backends.asyncio_notes import note_use_of_asyncio
 
 if sys.version_info < (3, 11):
@@ -210,3 +210,27 @@ def test_causes_that_go_round_in_a_circle_end() -> None:
     first.__cause__, second.__cause__ = second, first
     note_use_of_asyncio(first)
     assert notes(first) == []
+
+
+@pytest.mark.trio
+async def test_what_a_stream_raises_has_the_note(package: Any) -> None:
+    class Model(BaseChatModel):
+        @property
+        def _llm_type(self) -> str:
+            return "test"
+
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError
+
+        async def _astream(self, *args: Any, **kwargs: Any) -> Any:
+            await package.connect()
+            yield ChatGenerationChunk(message=AIMessageChunk(content="never"))
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no running event loop") as caught:
+            await open_stream(Model(), "hi")
+        (note,) = notes(caught.value)
+        assert note.startswith("a_provider_sdk")
+        assert note.endswith(
+            'uses asyncio: for trio, call langchain_anyio.enable_trio("a_provider_sdk")'
+        )

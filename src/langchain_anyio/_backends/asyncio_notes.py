@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import Any, Final, cast
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup  # type: ignore[import-not-found,unused-ignore]
+
+libraries: Final[set[str]] = set()
+"""The packages and modules that `enable_trio()` covers now."""
 
 # The beginnings of the messages of `RuntimeError`s that say that no asyncio loop is running: those
 # of asyncio itself, and of aiohttp, which asks for a task of asyncio.
@@ -48,7 +50,7 @@ _PASSED_BY: Final = frozenset(
 )
 
 
-def note_use_of_asyncio(error: BaseException, enabled: AbstractSet[str] = frozenset()) -> None:
+def note_use_of_asyncio(error: BaseException) -> None:
     """Add a note to an error that a package's use of asyncio has caused on trio.
 
     Such an error is a `RuntimeError` that says that no event loop is running, or one that it is the
@@ -58,15 +60,14 @@ def note_use_of_asyncio(error: BaseException, enabled: AbstractSet[str] = frozen
     Args:
         error: An error that is about to be raised to the user. Those in a group get notes of their
             own.
-        enabled: The packages and modules that `enable_trio()` covers.
     """
     if isinstance(error, BaseExceptionGroup):
         for inner in cast("tuple[BaseException, ...]", error.exceptions):
-            note_use_of_asyncio(inner, enabled)
+            note_use_of_asyncio(inner)
         return
     for cause in _with_causes(error):
         if isinstance(cause, RuntimeError) and str(cause).startswith(_MESSAGES):
-            note = _note(cause.__traceback__, enabled)
+            note = _note(cause.__traceback__)
             if note is not None and note not in getattr(error, "__notes__", ()):
                 _add_note(error, note)
             return
@@ -83,7 +84,7 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or shown
 
 
-def _note(traceback: TracebackType | None, enabled: AbstractSet[str]) -> str | None:
+def _note(traceback: TracebackType | None) -> str | None:
     modules = _modules(traceback)
     if not modules:
         return None
@@ -91,7 +92,7 @@ def _note(traceback: TracebackType | None, enabled: AbstractSet[str]) -> str | N
     package = module.partition(".")[0]
     callers = [name.partition(".")[0] for name in modules if name.partition(".")[0] != package]
     via = f", which {callers[-1]} uses," if callers and callers[-1] != "__main__" else ""
-    if package in _BUILT_ON_ASYNCIO or _covers(enabled, module):
+    if package in _BUILT_ON_ASYNCIO or _is_covered(module):
         return (
             f"{package}{via} needs asyncio's event loop and does not work on trio; use another client, "
             "or the synchronous methods, in a worker thread"
@@ -112,9 +113,9 @@ def _modules(traceback: TracebackType | None) -> list[str]:
     return names
 
 
-def _covers(enabled: AbstractSet[str], module: str) -> bool:
+def _is_covered(module: str) -> bool:
     while module:
-        if module in enabled:
+        if module in libraries:
             return True
         module = module.rpartition(".")[0]
     return False

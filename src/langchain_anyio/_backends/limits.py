@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 CLEANUP_SECONDS: float = 5.0
-"""The longest cleanup of a run, of the HTTP clients of a loop, or of abandoned nurseries."""
+"""The longest cleanup of a run, of the HTTP clients of a loop, or of abandoned nurseries, and how
+long a cancelled caller waits for a write that a thread has begun."""
 
 MODEL_SECONDS: float = 3.0
 """The part of a model run's cleanup that its model has to return; the rest is for callbacks."""

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, cast, final
 
 import anyio
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import LC_ID_PREFIX, AIMessage
+from langchain_core.messages import LC_ID_PREFIX
 from langchain_core.utils.uuid import uuid7
 from typing_extensions import override
 
 from langchain_anyio._backends import limits
 from langchain_anyio._backends.async_generators import AsyncGenerators
+from langchain_anyio._backends.asyncio_notes import note_use_of_asyncio
 from langchain_anyio._backends.cancellation import EXITS, is_cancellation
+from langchain_anyio._backends.current import backend
 from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._backends.tasks import spawn_background, spawn_surely, uninterrupted
 from langchain_anyio._errors import StreamCancelledError
-from langchain_anyio._langchain_core import ModelCall, answer_of, prepare_call, source_of
+from langchain_anyio._langchain_core import ModelCall, prepare_call
 from langchain_anyio._primitives.event import Event
-from langchain_anyio._protocol.chunk_converter import ChunkBridge
-from langchain_anyio._protocol.converters import Converter, EventConverter, MessageConverter
-from langchain_anyio._providers.http_clients import for_current_loop
 from langchain_anyio._stream_state import Run, StreamState
 
+from .answer import answer_of_model
 from .callbacks import Dispatcher
 from .cleanup import BackgroundRun, TimeLimit
 from .late_error import LateError
@@ -35,7 +35,7 @@ from .reentrancy import is_within
 from .route import Route
 from .stall_timer import StallTimer
 from .target import Target
-from .threads import ThreadCalls, ThreadIterator, model_limiter
+from .threads import ThreadCalls
 
 
 def call_of(target: Target, input: Any, kwargs: Mapping[str, Any]) -> ModelCall:
@@ -192,6 +192,8 @@ class ModelRun(BackgroundRun, Run):
 
     def _fail(self, error: BaseException) -> None:
         """Raise to the consumers the error that ended the model, and limit the remaining time."""
+        if backend() == "trio":
+            note_use_of_asyncio(error)
         whole = self._state.accumulator.message is not None
         if whole and not is_cancellation(error):
             # An error after the complete message does not replace it, but is not lost either.
@@ -248,8 +250,20 @@ class ModelRun(BackgroundRun, Run):
             # Polled: only the limiter knows when, and its own way to wait needs asyncio.
             while not await model.rate_limiter.aacquire(blocking=False):  # noqa: ASYNC110
                 await anyio.sleep(getattr(model.rate_limiter, "check_every_n_seconds", 0.1))
-        self._pump = self._answer(model, call, run)
+        items, converter = answer_of_model(
+            model, call, run, self._calls, self._state.accumulator, self._open_runs.generation_info
+        )
         del call
+        self._pump = Pump(
+            items,
+            converter,
+            self._state,
+            run,
+            max_buffer_size=self._limit,
+            stall=self._stall,
+            scope=self._model_scope,
+            late=self._late,
+        )
         try:
             await self._generators.watch(self._pump.run(self._fail_attempt))
             if not (self._state.done or self._has_begun()):
@@ -269,48 +283,6 @@ class ModelRun(BackgroundRun, Run):
     def _fail_attempt(self, error: BaseException) -> None:
         if not (isinstance(error, Exception) and self._may_go_on()):
             self._fail(error)
-
-    def _answer(self, model: BaseChatModel, call: ModelCall, run: AnyioLLMRunManager) -> Pump:
-        """Call the model, and return the pump that dispatches its answer as events."""
-        source = source_of(for_current_loop(model), call.kwargs)
-        ask = partial(
-            source.method,
-            call.messages,
-            stop=call.stop,
-            run_manager=run.get_sync() if source.blocking else run,
-            **call.kwargs,
-        )
-        label = f"{type(model).__name__}.{source.name}"
-        message_id = self._state.accumulator.message_id
-        items: AsyncIterator[Any]
-        converter: Converter
-        if source.gives == "answer":
-
-            async def answer() -> AsyncGenerator[AIMessage, None]:
-                if source.blocking:
-                    result = await self._calls.run(ask, label=label, limiter=model_limiter())
-                else:
-                    result = await ask()
-                yield answer_of(result)
-
-            items, converter = answer(), MessageConverter(message_id)
-        else:
-            items = ThreadIterator(ask, self._calls, label=label) if source.blocking else ask()
-            if source.gives == "events":
-                converter = EventConverter()
-            else:
-                text_of = self._state.accumulator.text_of
-                converter = ChunkBridge(message_id, self._open_runs.generation_info, text_of)
-        return Pump(
-            items,
-            converter,
-            self._state,
-            run,
-            max_buffer_size=self._limit,
-            stall=self._stall,
-            scope=self._model_scope,
-            late=self._late,
-        )
 
     # The end
 

@@ -19,6 +19,8 @@ from importlib.metadata import packages_distributions
 from types import ModuleType
 from typing import Any, Final, NamedTuple, cast
 
+from langchain_anyio._backends.asyncio_notes import libraries
+
 from . import namespace as _namespace
 from .asyncio_api.awaited_at_once import TRANSPARENT
 from .asyncio_api.threadsafe import standing_for
@@ -26,7 +28,7 @@ from .langgraph import NAMESPACES_OF_LANGGRAPH
 from .namespace import NAMESPACE, NAMESPACE_OF_HANDLERS, ON_TRIO, PORTABLE, Namespace
 from .originals import Replaced, all_originals, keep_original, original_of
 from .running_backend import on_trio
-from .wrappers import libraries, wrapped_in_class, wrapped_in_module
+from .wrappers import wrapped_in_class, wrapped_in_module
 
 LANGCHAIN_CORE: Final = "langchain_core"
 # Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are

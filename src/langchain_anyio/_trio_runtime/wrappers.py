@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from trio.lowlevel import checkpoint
 
-from langchain_anyio._backends.asyncio_notes import note_use_of_asyncio
+from langchain_anyio._backends.asyncio_notes import libraries, note_use_of_asyncio
 from langchain_anyio._providers.http_clients import embeddings_for_current_loop, for_current_loop
 
 from .asyncio_api.call_scope import CallScope
@@ -46,9 +46,8 @@ GENERATORS: Final = frozenset(
 # it returns.
 COROUTINES: Final = frozenset({"abatch", "agenerate", "ainvoke", "arun"})
 
-# The packages that are enabled. What their own modules call belongs to the call that led to it, and
-# so does what this package calls for them.
-libraries: Final[set[str]] = set()
+# What modules of the enabled `libraries` call belongs to the call that led to it, and so does what
+# this package calls for them.
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
 _SUSPENDABLE: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -129,7 +128,7 @@ async def _closing(
             yield item
             del item
     except Exception as exc:
-        note_use_of_asyncio(exc, libraries)
+        note_use_of_asyncio(exc)
         raise
     finally:
         if generator.ag_frame is not None or not owner.end():
@@ -150,7 +149,7 @@ def _joining(function: Callable[..., Any]) -> Callable[..., Any]:
             returned = True
             return result
         except Exception as exc:
-            note_use_of_asyncio(exc, libraries)
+            note_use_of_asyncio(exc)
             raise
         finally:
             if not owner.end(everything=not returned):

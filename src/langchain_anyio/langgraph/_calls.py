@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final, Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
+from langchain_anyio._backends import limits
 from langchain_anyio._backends.cancellation import is_cancellation, wait_uncancellable
 from langchain_anyio._backends.event_loops import from_finalizer
 from langchain_anyio._backends.leaks import warn_of_leak
@@ -20,9 +21,6 @@ from langchain_anyio._backends.tasks import uninterrupted
 from langchain_anyio._backends.waiters import waiters, wake
 
 T = TypeVar("T")
-
-# How long a cancelled caller waits for its write, which has begun, to end.
-CLEANUP_SECONDS: Final = 5.0
 
 
 class _Turn:
@@ -159,7 +157,7 @@ class OrderedCalls:
 
         Cancellation: a call that has not begun is never made. A read that has begun is abandoned:
         its result is dropped, and it keeps its turn until it ends. A write that has begun is waited
-        for, for up to `CLEANUP_SECONDS`; then it is abandoned too, and a `ResourceWarning` names
+        for, for up to `limits.CLEANUP_SECONDS`; then it is abandoned too, and a `ResourceWarning` names
         it. If it fails meanwhile, its error is raised instead of the cancellation.
 
         Raises:
@@ -220,11 +218,11 @@ class OrderedCalls:
 
     async def _wait_cancelled(self, call: _Call[Any]) -> None:
         try:
-            await wait_uncancellable(call, anyio.current_time() + CLEANUP_SECONDS)
+            await wait_uncancellable(call, anyio.current_time() + limits.CLEANUP_SECONDS)
         finally:
             if not call.ended:
                 warn_of_leak(
-                    f"{call.label} was cancelled and has not ended after {CLEANUP_SECONDS:g} seconds; "
+                    f"{call.label} was cancelled and has not ended after {limits.CLEANUP_SECONDS:g} seconds; "
                     "it is left to its thread, and later calls wait for it",
                     self,
                 )
