@@ -13,7 +13,7 @@ from ._runs.drop_guard import DropGuard
 from ._runs.graph import GraphRun
 
 if TYPE_CHECKING:
-    from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
+    from ._stream import AsyncChatModelStream
 
 
 @final
@@ -40,10 +40,12 @@ class GraphStream:
 
     Attributes:
         values: The state after each step.
-        messages: A stream for each message from a chat model or a node. Waiting for its `.text`,
-            `.tool_calls` or `.output` makes the graph continue too.
+        messages: A stream for each message from a chat model or a node of this graph, with the
+            name of its node. Waiting for anything of it makes the graph continue too. A message
+            that is cut off fails with the run's error, or with `StreamCancelledError`.
         lifecycle: Events for the start and end of subgraphs.
-        subgraphs: A run stream for each subgraph, as langgraph makes it.
+        subgraphs: A run stream for each subgraph, as langgraph makes it; its messages are streams
+            like those of `messages`, with the namespace of the subgraph.
     """
 
     __slots__ = ("_entered", "_extensions", "_owner", "_run")

@@ -146,7 +146,9 @@ def open_stream(
             if value != default:
                 raise TypeError(f"{name} is for chat models; the run of a graph has no such option")
         return GraphStream(
-            GraphRun(target.runnable, input, target.config, {**target.bound, **kwargs})
+            GraphRun(
+                target.runnable, input, target.config, {**target.bound, **kwargs}, _message_of_graph
+            )
         )
     _check_keywords(target, kwargs)
     if stop is not None:
@@ -176,6 +178,12 @@ def open_stream(
     stream = AsyncChatModelStream._of_run(state, run, DropGuard(run))
     stream.set_start(run.start)
     return stream
+
+
+def _message_of_graph(
+    namespace: list[str], node: str | None, message_id: str | None
+) -> AsyncChatModelStream:
+    return AsyncChatModelStream(namespace=namespace, node=node, message_id=message_id)
 
 
 # langchain-core checks these only during a run, with errors that do not name the argument.

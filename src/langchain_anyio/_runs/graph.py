@@ -29,7 +29,7 @@ from langchain_anyio._primitives.projection import (
 from langchain_anyio._primitives.wakeup import Wakeup
 
 from .cleanup import BackgroundRun, TimeLimit
-from .langgraph import Channel, GraphRunStream
+from .langgraph import Channel, GraphRunStream, MakeMessage, Message
 
 # Graph runs in which the current task executes a node, or was started by one, outermost first.
 _around: ContextVar[tuple[GraphRun, ...]] = ContextVar("langchain_anyio_graphs", default=())
@@ -43,13 +43,20 @@ class GraphRun(BackgroundRun):
     """
 
     def __init__(
-        self, graph: Any, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]
+        self,
+        graph: Any,
+        input: Any,
+        config: RunnableConfig | None,
+        kwargs: dict[str, Any],
+        make_message: MakeMessage,
     ) -> None:
         super().__init__()
         self._graph = graph
         self._input = input
         self._config = config
         self._kwargs = kwargs
+        self._make_message = make_message
+        self._messages: list[Message] = []
         self.events: ProjectionState[Any, list[Any]] = ProjectionState()
         self._stream: GraphRunStream | None = None
         # langgraph's channels, and the projection states that they feed.
@@ -74,7 +81,12 @@ class GraphRun(BackgroundRun):
                     "runs"
                 )
             stream = self._stream = GraphRunStream(
-                self._graph, self._input, self._config, self._kwargs, self.advance
+                self._graph,
+                self._input,
+                self._config,
+                self._kwargs,
+                self.advance,
+                self._open_message,
             )
             self._feed(self.events, stream.events)
             for name, value in stream.projections.items():
@@ -97,6 +109,14 @@ class GraphRun(BackgroundRun):
         state.request_more = self.advance
         self._channels.append((channel, state))
         return state
+
+    def _open_message(
+        self, namespace: list[str], node: str | None, message_id: str | None
+    ) -> Message:
+        message = self._make_message(namespace, node, message_id)
+        message.set_arequest_more(self.advance)
+        self._messages.append(message)
+        return message
 
     async def advance(self) -> bool:
         """Wait for one step of the graph, shared by all waiters; return whether more may come."""
@@ -166,6 +186,10 @@ class GraphRun(BackgroundRun):
                 state.complete(state.deltas)
             else:
                 state.fail(shareable_error(error))
+        # langgraph leaves messages open that were cut off.
+        for message in self._messages:
+            message.fail(StreamCancelledError() if error is None else shareable_error(error))
+        self._messages.clear()
         self._advanced.fire()
         if not self._closing:
             self._ended.set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol, cast, final
 
 from langchain_core.runnables import RunnableConfig
@@ -52,6 +53,23 @@ class Channel:
         return cast("BaseException | None", self._channel._error)
 
 
+class Message(Protocol):
+    """The part of a chat model's stream that a graph's run feeds."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def dispatch(self, event: Mapping[str, Any]) -> None: ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+    def set_arequest_more(self, cb: Callable[[], Awaitable[bool]] | None) -> None: ...
+
+
+MakeMessage = Callable[[list[str], "str | None", "str | None"], Message]
+"""Makes the stream of a message from the namespace of its graph, its node and its id."""
+
+
 @final
 class GraphRunStream:
     """A new run of a graph in langgraph's run stream, which steps only when it is told to.
@@ -63,6 +81,7 @@ class GraphRunStream:
         kwargs: Further arguments of `astream_events`.
         advance: Awaited by consumers of a message or a subgraph that want more; returns whether
             more may come.
+        make_message: Makes the stream of a message.
 
     Attributes:
         public: langgraph's own object.
@@ -77,12 +96,20 @@ class GraphRunStream:
         config: RunnableConfig | None,
         kwargs: Mapping[str, Any],
         advance: Callable[[], Awaitable[bool]],
+        make_message: MakeMessage,
     ) -> None:
         with warnings.catch_warnings():
             # The user has not chosen a version.
             warnings.filterwarnings("ignore", "The v3 streaming protocol")
             run = _result_of(graph.astream_events(input, config, version="v3", **kwargs))
         self.public: Any = run
+        # The streams of messages are langchain-core's, unless the transformers that make them are
+        # told otherwise: those of this graph, and those that are made for its subgraphs.
+        for transformer in run._mux._transformers:
+            _give_streams(transformer, (), make_message)
+        run._mux._factories = [
+            partial(_with_streams, factory, make_message) for factory in run._mux._factories or ()
+        ]
         # Without this, each waiting consumer would step the graph in its own task, and take the
         # graph with it when it is cancelled.
         run._mux.bind_apump(advance)
@@ -101,6 +128,25 @@ class GraphRunStream:
     async def close_graph(self) -> None:
         """Close the iterator that runs the graph."""
         await self._graph_aiter.aclose()
+
+
+def _give_streams(transformer: Any, scope: tuple[str, ...], make_message: MakeMessage) -> None:
+    """Let a `MessagesTransformer` make the streams of messages by `make_message`."""
+    if not hasattr(transformer, "_make_stream"):
+        return
+
+    def make_stream(*, namespace: list[str], node: str | None, message_id: str | None) -> Message:
+        return make_message(namespace or list(scope), node, message_id)
+
+    transformer._make_stream = make_stream
+
+
+def _with_streams(
+    factory: Callable[[tuple[str, ...]], Any], make_message: MakeMessage, scope: tuple[str, ...]
+) -> Any:
+    transformer = factory(scope)
+    _give_streams(transformer, scope, make_message)
+    return transformer
 
 
 def _result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
