@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from langchain_anyio import open_stream
-from langchain_anyio._providers.http_clients import embeddings_for_current_loop
+from langchain_anyio._providers.table import for_current_loop
 from limits import HANGS
 from loopback import ProviderServer, Scenario
 from loopback.models import anthropic_messages, azure, chat_completions, responses
@@ -170,5 +170,5 @@ async def test_embeddings_with_a_key_that_a_function_gives(
             model_kwargs={"encoding_format": "float"},
             **({"http_async_client": http} if theirs else {}),  # type: ignore[arg-type]
         )
-        ours = embeddings_for_current_loop(embeddings)
+        ours = for_current_loop(embeddings)
         assert len(await ours.aembed_documents(["a", "b"])) == 2

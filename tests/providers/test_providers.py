@@ -23,7 +23,7 @@ from langchain_openai import StreamChunkTimeoutError
 from pydantic import BaseModel
 
 from langchain_anyio._backends.event_loops import Loop
-from langchain_anyio._providers.http_clients import for_current_loop
+from langchain_anyio._providers.table import for_current_loop
 from limits import HANGS
 from loopback import Endpoint, ProviderServer, Reply, Scenario, Text
 from loopback.models import (

@@ -26,7 +26,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_openai import OpenAIEmbeddings
 
 from langchain_anyio import disable_trio, enable_trio
-from langchain_anyio._providers.http_clients import embeddings_for_current_loop
+from langchain_anyio._providers.table import for_current_loop
 from limits import HANGS
 from loopback import ProviderServer, Reply, Scenario, Text
 from loopback.models import anthropic_messages, chat_completions
@@ -137,15 +137,15 @@ def test_embeddings_with_a_client_of_the_users_keep_it(server: ProviderServer) -
         async with openai.DefaultAsyncHttpxClient() as http:
             options: dict[str, Any] = {"api_key": "unused", "check_embedding_ctx_length": False}
             own = OpenAIEmbeddings(http_async_client=http, **options)
-            assert embeddings_for_current_loop(own) is own
+            assert for_current_loop(own) is own
         proxied = OpenAIEmbeddings(openai_proxy=server.url, **options)
-        copy = embeddings_for_current_loop(proxied)
+        copy = for_current_loop(proxied)
         assert copy is not proxied
-        assert embeddings_for_current_loop(copy) is copy
-        assert embeddings_for_current_loop(proxied).async_client._client._client is (
+        assert for_current_loop(copy) is copy
+        assert for_current_loop(proxied).async_client._client._client is (
             copy.async_client._client._client
         )
-        assert embeddings_for_current_loop("no embeddings") == "no embeddings"
+        assert for_current_loop("no embeddings") == "no embeddings"
 
     trio.run(main)
 

@@ -15,7 +15,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from langchain_anyio import open_stream
-from langchain_anyio._providers.http_clients import embeddings_for_current_loop, for_current_loop
+from langchain_anyio._providers.table import for_current_loop
 from langchain_anyio._providers.views import ABSENT, is_view, view_of, viewed
 from loopback import ProviderServer, Scenario
 from loopback.models import OPTIONS
@@ -313,10 +313,10 @@ async def test_embeddings_keep_what_they_set_on_themselves() -> None:
         asked: int = 0
 
     model = Counting(**OPTIONS)
-    view = embeddings_for_current_loop(model)
+    view = for_current_loop(model)
     assert view is not model
     assert view.async_client is not model.async_client
-    assert embeddings_for_current_loop(view) is view
+    assert for_current_loop(view) is view
     view.asked += 1
     assert model.asked == 1
 

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from cancelling import Victim, settle, ways_to_cancel
 from langchain_anyio._backends.event_loops import Loop
+from langchain_anyio._providers.interrupts import current_interrupts
 from langchain_anyio._runs.threads import (
     ThreadCalls,
     ThreadIterator,
@@ -382,3 +383,73 @@ async def test_the_iterator_is_closed_once_however_steps_and_closing_meet() -> N
             await calls.join()
         assert numbers.closed == (1 if numbers.given else numbers.closed)
         assert numbers.closed <= 1
+
+
+async def test_a_cancelled_step_is_interrupted(blocker: Blocker) -> None:
+    """What it has opened is shut down, so its thread returns, and nothing is left behind."""
+    calls = ThreadCalls(Loop())
+    closed = threading.Event()
+
+    def items() -> Iterator[str]:
+        interrupts = current_interrupts.get()
+        assert interrupts is not None
+        interrupts.add(blocker.go_on.set)
+        try:
+            yield "first"
+            yield blocker()
+        finally:
+            closed.set()
+
+    iterator = ThreadIterator(items, calls, label="items")
+    assert await iterator.__anext__() == "first"
+    with anyio.fail_after(GUARD):
+        async with anyio.create_task_group() as group:
+            group.start_soon(iterator.__anext__)
+            await blocker.wait_until_entered()
+            group.cancel_scope.cancel()
+        assert not blocker.go_on.is_set()
+        await iterator.aclose()
+        await calls.join()
+    assert closed.is_set()
+    assert not calls.left()
+
+
+async def test_one_that_is_opened_after_the_end_is_interrupted_at_once(blocker: Blocker) -> None:
+    """As where the answer to a request comes when its run has been cancelled."""
+    calls = ThreadCalls(Loop())
+    interrupted = threading.Event()
+
+    def more() -> Iterator[str]:
+        blocker()
+        interrupts = current_interrupts.get()
+        assert interrupts is not None
+        interrupts.add(interrupted.set)
+        assert interrupted.is_set()
+        yield "late"
+
+    iterator = ThreadIterator(more, calls, label="more")
+    with anyio.fail_after(GUARD):
+        async with anyio.create_task_group() as group:
+            group.start_soon(iterator.__anext__)
+            await blocker.wait_until_entered()
+            group.cancel_scope.cancel()
+        await iterator.aclose()
+        blocker.go_on.set()
+        await calls.join()
+    assert interrupted.is_set()
+
+
+async def test_steps_that_are_not_cancelled_are_not_interrupted() -> None:
+    calls = ThreadCalls(Loop())
+    interrupted = threading.Event()
+
+    def items() -> Iterator[str]:
+        interrupts = current_interrupts.get()
+        assert interrupts is not None
+        interrupts.add(interrupted.set)
+        yield "only"
+
+    iterator = ThreadIterator(items, calls, label="items")
+    assert [item async for item in iterator] == ["only"]
+    await iterator.aclose()
+    assert not interrupted.is_set()

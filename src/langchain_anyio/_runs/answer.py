@@ -13,7 +13,7 @@ from langchain_anyio._langchain_core import ModelCall, answer_of, source_of
 from langchain_anyio._protocol.accumulator import Accumulator
 from langchain_anyio._protocol.chunk_converter import ChunkBridge
 from langchain_anyio._protocol.converters import Converter, EventConverter, MessageConverter
-from langchain_anyio._providers.http_clients import for_current_loop
+from langchain_anyio._providers.table import for_current_loop
 
 from .managers import AnyioLLMRunManager
 from .threads import ThreadCalls, ThreadIterator, model_limiter

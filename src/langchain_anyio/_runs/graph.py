@@ -27,6 +27,7 @@ from langchain_anyio._primitives.projection import (
     shareable_error,
 )
 from langchain_anyio._primitives.wakeup import Wakeup
+from langchain_anyio._providers.within_runs import models_on_this_loop
 
 from .cleanup import BackgroundRun, TimeLimit
 from .langgraph import Channel, GraphRunStream, MakeMessage, Message
@@ -141,7 +142,7 @@ class GraphRun(BackgroundRun):
         _around.set((*_around.get(), self))
         assert self._stream is not None
         try:
-            with self._scope:
+            with models_on_this_loop(), self._scope:
                 while await self._is_wanted():
                     more = await self._stream.step()
                     self._pass_on()

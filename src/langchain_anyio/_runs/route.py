@@ -24,6 +24,7 @@ from langchain_anyio._langchain_core import (
     retrying_of,
     set_config_context,
 )
+from langchain_anyio._providers.within_runs import models_on_this_loop
 
 from .callbacks import Dispatcher
 from .managers import AnyioChainRunManager, OpenRuns
@@ -117,7 +118,8 @@ class Route:
             set_config_context(config)
             if number == len(sequence.steps):
                 return resolve(step, config), input
-            input = await step.ainvoke(input, config, **kwargs)
+            with models_on_this_loop():
+                input = await step.ainvoke(input, config, **kwargs)
             kwargs = {}
         raise AssertionError("a sequence has at least two steps")
 

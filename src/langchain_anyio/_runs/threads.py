@@ -15,6 +15,7 @@ from langchain_anyio._backends.cancellation import is_cancellation
 from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._primitives.wakeup import Wakeup
+from langchain_anyio._providers.interrupts import Interrupts, current_interrupts
 
 T = TypeVar("T")
 
@@ -155,10 +156,11 @@ class ThreadIterator(Generic[T]):
     """An async iterator over a blocking one, each step of which runs in a worker thread.
 
     The first step creates the blocking iterator. A cancelled step continues in its thread. After
-    `aclose()`, that thread closes the iterator when the step is over, so at its next item.
+    `aclose()`, that thread closes the iterator when the step is over: at its next item, or at once
+    if what it reads can be interrupted.
     """
 
-    __slots__ = ("_calls", "_closed", "_iterator", "_label", "_lock", "_make")
+    __slots__ = ("_calls", "_closed", "_interrupts", "_iterator", "_label", "_lock", "_make")
 
     def __init__(self, make: Callable[[], Iterator[T]], calls: ThreadCalls, *, label: str) -> None:
         self._make = make
@@ -166,6 +168,7 @@ class ThreadIterator(Generic[T]):
         self._label = label
         self._iterator: Iterator[T] | None = None
         self._closed = threading.Event()
+        self._interrupts = Interrupts()
         self._lock = threading.Lock()
 
     def __aiter__(self) -> ThreadIterator[T]:
@@ -180,7 +183,9 @@ class ThreadIterator(Generic[T]):
     async def aclose(self) -> None:
         """Close the iterator; if a step is running, its thread does so and is not waited for."""
         self._closed.set()
-        if self._iterator is not None and not self._lock.locked():
+        if self._lock.locked():
+            self._interrupts.fire()
+        elif self._iterator is not None:
             # Its own limiter, because ending a run must not wait for the threads of other runs.
             limiter = anyio.CapacityLimiter(1)
             await self._calls.run(self._close, label=self._label, limiter=limiter)
@@ -190,6 +195,7 @@ class ThreadIterator(Generic[T]):
             with self._lock:
                 if self._closed.is_set():
                     return _END
+                current_interrupts.set(self._interrupts)  # in the context of this call
                 if self._iterator is None:
                     self._iterator = iter(self._make())
                 item = next(self._iterator, _END)

@@ -20,6 +20,8 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple, cast
 
 from langchain_anyio._backends.asyncio_notes import libraries
+from langchain_anyio._providers.table import EMBEDDINGS
+from langchain_anyio._providers.within_runs import BoundWithinRuns
 
 from . import namespace as _namespace
 from .asyncio_api.awaited_at_once import TRANSPARENT
@@ -33,8 +35,8 @@ from .wrappers import wrapped_in_class, wrapped_in_module
 LANGCHAIN_CORE: Final = "langchain_core"
 # Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are
 # part of its namespace package; langchain has langsmith trace the middleware of its agents. A
-# retriever's embeddings of OpenAI do not use asyncio, but have a client of their own that belongs to
-# one event loop. Models of Cohere and OpenRouter use asyncio in the SDKs of these alone.
+# retriever's embeddings have a client of their own that belongs to one event loop. Models of Cohere
+# and OpenRouter use asyncio in the SDKs of these alone.
 COVERED: Final = (
     LANGCHAIN_CORE,
     "langsmith",
@@ -48,6 +50,7 @@ COVERED: Final = (
     "langchain_mistralai",
     "cohere",
     "openrouter",
+    *sorted({path.rpartition(".")[0] for path in EMBEDDINGS}),
 )
 
 # Modules of langchain-core that call callback handlers.
@@ -236,6 +239,8 @@ def _is_class_of(value: Any, module: object) -> bool:
 
 
 def _original(name: str, value: Any) -> Any:
+    if isinstance(value, BoundWithinRuns):
+        value = value.method
     if name != "__bases__":
         return original_of(value)
     bases = tuple(map(original_of, value))

@@ -14,7 +14,13 @@ from typing import Any, Final, cast
 from trio.lowlevel import checkpoint
 
 from langchain_anyio._backends.asyncio_notes import libraries, note_use_of_asyncio
-from langchain_anyio._providers.http_clients import embeddings_for_current_loop, for_current_loop
+from langchain_anyio._providers.table import EMBEDDINGS, for_current_loop
+from langchain_anyio._providers.within_runs import (
+    CHOOSES_CLIENT,
+    OF_EMBEDDINGS,
+    OF_MODELS,
+    within_run,
+)
 
 from .asyncio_api.call_scope import CallScope
 from .asyncio_api.contexts import InContext
@@ -55,10 +61,6 @@ _SUSPENDABLE: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_A
 # then.
 _TASKS_TAKE_CONTEXTS: Final[bool] = sys.version_info >= (3, 11)
 
-# The methods of a chat model that call the provider: they run on a copy with an HTTP client of the
-# current event loop.
-OF_CHAT_MODELS: Final = frozenset({"agenerate", "astream"})
-
 
 def wrapped_in_module(module: ModuleType, name: str, value: Any) -> Any:
     """Return the wrapper of a module's value if `_BY_NAME` has one, else the value itself."""
@@ -72,8 +74,8 @@ def wrapped_in_class(cls: type, name: str, value: Any) -> Any:
         return value
     wrap = _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}.{name}")
     wrapped: Any = value if wrap is None else wrap(value)
-    if name in OF_CHAT_MODELS and _is_chat_model(cls):
-        wrapped = _of_this_loop(wrapped, for_current_loop)
+    if _calls_provider(cls, name):
+        wrapped = _of_this_loop(wrapped)
     if name in GENERATORS and inspect.isasyncgenfunction(value):
         wrapped = _closing_what_it_starts(wrapped)
     elif name in COROUTINES and inspect.iscoroutinefunction(value):
@@ -81,11 +83,20 @@ def wrapped_in_class(cls: type, name: str, value: Any) -> Any:
     return wrapped
 
 
-def _is_chat_model(cls: type) -> bool:
+def _calls_provider(cls: type, name: str) -> bool:
+    """Return whether a method runs on a view with an HTTP client of the current event loop."""
+    if name in OF_EMBEDDINGS:
+        return f"{cls.__module__}.{cls.__qualname__}" in EMBEDDINGS
+    return name in OF_MODELS and (
+        _derives(cls, "langchain_core.language_models.chat_models", "BaseChatModel")
+        or _derives(cls, "langchain_core.language_models.llms", "BaseLLM")
+    )
+
+
+def _derives(cls: type, module: str, name: str) -> bool:
     # Never imported here: this is called with a lock that another thread, which imports it, may be
     # waiting for.
-    module = sys.modules.get("langchain_core.language_models.chat_models")
-    base = getattr(module, "BaseChatModel", None)
+    base = getattr(sys.modules.get(module), name, None)
     return base is not None and issubclass(cls, base)
 
 
@@ -174,11 +185,15 @@ def _belongs_to_an_owner(caller: FrameType | None) -> bool:
     return CallScope.is_current_here()
 
 
-def _of_this_loop(function: Callable[..., Any], choose: Callable[[Any], Any]) -> Callable[..., Any]:
+def _of_this_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method of a model: on trio, and within runs, it has an HTTP client of its loop."""
+
     @functools.wraps(function)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return function(choose(self) if on_trio() else self, *args, **kwargs)
+        model = for_current_loop(self) if on_trio() or within_run() else self
+        return function(model, *args, **kwargs)
 
+    setattr(call, CHOOSES_CLIENT, True)
     return call
 
 
@@ -191,8 +206,10 @@ def _astream_events(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if version == "v3" and on_trio():
             return open_for_core(self, input, config, **kwargs)
-        return function(self, input, config, version=version, **kwargs)
+        model = for_current_loop(self) if within_run() else self
+        return function(model, input, config, version=version, **kwargs)
 
+    setattr(astream_events, CHOOSES_CLIENT, True)
     return astream_events
 
 
@@ -272,9 +289,6 @@ _BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
     "langchain_core.tools.base.coro_with_context": _coro_with_context,
     "langchain_core.tracers.memory_stream._SendStream.close": _on_the_loop_of_the_reader,
     "langchain_core.tracers.memory_stream._SendStream.send_nowait": _on_the_loop_of_the_reader,
-    "langchain_openai.embeddings.base.OpenAIEmbeddings.aembed_documents": functools.partial(
-        _of_this_loop, choose=embeddings_for_current_loop
-    ),
     **WRAPPERS_OF_CLASSIC,
     **WRAPPERS_OF_LANGGRAPH,
 }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -20,13 +20,16 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ._wire import CHAT_COMPLETIONS, MESSAGES, RESPONSES, Format, Reply, Text
+from ._wire import Embeddings, Format, Reply, Text
+from .formats import EMBEDDINGS, FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from ._wire import JSON
 
 Fault = Literal["reset", "end", "truncate", "stall", "error", "malformed"]
 
@@ -41,6 +44,8 @@ class Scenario:
         fault: What happens after `after` frames of the stream (and half of the next one, if `halfway`):
             the connection is reset, or ends; the response ends as if it were whole; nothing more
             comes until the client leaves; the provider's error event; a frame that isn't JSON.
+            Of these, "stall" also holds for answers that are no streams: the headers come, and no
+            body.
         after: The number of frames before the fault.
         halfway: Whether half of the next frame comes before the fault.
         gated: Whether each frame waits to be let through by `Exchange.release`.
@@ -75,13 +80,22 @@ class _Signal:
         return self._event.wait(timeout)
 
     async def wait(self, timeout: float = 30) -> bool:
+        """Wait in a thread, and return whether it was set in time."""
         return await anyio.to_thread.run_sync(self._event.wait, timeout, abandon_on_cancel=True)
 
 
 class Connection:
-    """One TCP connection that the server accepted."""
+    """One TCP connection that the server accepted.
+
+    Attributes:
+        closed: Set when it is closed.
+        opened_at: When it was opened, by `time.monotonic`.
+        closed_at: When it was closed, likewise; `None` if it is open.
+    """
 
     def __init__(self, transport: asyncio.Transport) -> None:
+        self.opened_at = time.monotonic()
+        self.closed_at: float | None = None
         self.transport = transport
         self.closed = _Signal()
         self.lost = asyncio.Event()
@@ -156,6 +170,12 @@ class Endpoint:
         openai_url: The `base_url` for OpenAI's clients.
         azure_url: The `azure_endpoint` for Azure's.
         anthropic_url: The `base_url` for Anthropic's.
+        ollama_url, cohere_url, google_url, bedrock_url, groq_url, perplexity_url: Those for the
+            others.
+        mistral_url: The one for Mistral, version and all.
+        reasoning_url, reasoning_content_url: Those for OpenAI's chat completions with a field for
+            reasoning, of that name.
+        feature_extraction_url: The one for the embeddings of Hugging Face.
         exchanges: The requests that came, in order.
     """
 
@@ -163,8 +183,24 @@ class Endpoint:
         self.scenario = scenario
         self.openai_url = f"{url}/v1"
         self.azure_url = self.anthropic_url = url
+        self.ollama_url = self.cohere_url = self.google_url = self.bedrock_url = url
+        self.groq_url = self.perplexity_url = url
+        self.mistral_url = f"{url}/mistral/v1"
+        self.reasoning_url = f"{url}/reasoning/v1"
+        self.reasoning_content_url = f"{url}/reasoning_content/v1"
+        self.feature_extraction_url = f"{url}/feature-extraction"
         self.exchanges: list[Exchange] = []
         self._arrived = threading.Condition()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The connections that requests came on, in order."""
+        return list(dict.fromkeys(exchange.connection for exchange in self.exchanges))
+
+    @property
+    def open_connections(self) -> int:
+        """How many of them are open now."""
+        return sum(connection.closed_at is None for connection in self.connections)
 
     def _add(self, exchange: Exchange) -> None:
         with self._arrived:
@@ -193,7 +229,7 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"content-type", self._wire.framing.content_type.encode()),
             (b"x-request-id", b"req_loopback"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -240,17 +276,31 @@ class _Stream:
                         await asyncio.wait_for(
                             connection.lost.wait(), self._scenario.keepalive or None
                         )
-                    await write(b": keep-alive\n\n")
+                    await write(self._wire.framing.keepalive)
             case "error":
-                await write(self._wire.frame(self._wire.stream_error("Overloaded")))
+                await write(self._wire.framing.encode(self._wire.stream_error("Overloaded")))
                 return True
             case "malformed":
-                name = b"event: message_delta\n" if self._wire.named_events else b""
-                await write(name + b'data: {"id": \n\n')
+                await write(self._wire.framing.malformed)
                 return True
             case "truncate":
                 return True
         return False
+
+
+class _Silence:
+    """Headers, and no body until the client leaves; an ASGI application."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        # uvicorn sends the headers with the first part of the body, if only an empty one.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await self._exchange.connection.lost.wait()
+        self._exchange.finished.set()
 
 
 class ProviderServer:
@@ -295,6 +345,7 @@ class ProviderServer:
             self._connections[connection.transport.get_extra_info("peername")[:2]] = connection
 
     def _closed(self, connection: Connection) -> None:
+        connection.closed_at = time.monotonic()
         connection.lost.set()
         connection.closed.set()
         with self._changed:
@@ -304,19 +355,35 @@ class ProviderServer:
             self._changed.notify_all()
 
     def _application(self) -> ASGIApp:
-        def route(path: str, wire: Format) -> Route:
-            async def answer(request: Request) -> Any:
-                endpoint = self._endpoints[request.path_params["name"]]
-                scenario = endpoint.scenario
-                if scenario.then is not None and endpoint.exchanges:
-                    scenario = scenario.then
-                body = await request.json()
-                connection = self._connections[request.scope["client"]]
-                frames = functools.partial(wire.frames, scenario.reply, body)
-                exchange = Exchange(frames, dict(request.headers), body, connection)
-                endpoint._add(exchange)
-                if scenario.status == 200 and body.get("stream"):
+        def begin(
+            request: Request, body: JSON, frames: Callable[[], Iterator[bytes]]
+        ) -> tuple[Scenario, Exchange]:
+            endpoint = self._endpoints[request.path_params["name"]]
+            scenario = endpoint.scenario
+            if scenario.then is not None and endpoint.exchanges:
+                scenario = scenario.then
+            connection = self._connections[request.scope["client"]]
+            exchange = Exchange(frames, dict(request.headers), body, connection)
+            endpoint._add(exchange)
+            return scenario, exchange
+
+        async def read(request: Request) -> JSON:
+            body = await request.json()
+            if "model" in request.path_params:
+                body.setdefault("model", request.path_params["model"])
+            return body  # type: ignore[no-any-return]
+
+        def routes_of(wire: Format) -> Iterator[Route]:
+            async def answer(request: Request, streams: bool | None) -> Any:
+                body = await read(request)
+                scenario: Scenario
+                scenario, exchange = begin(request, body, lambda: wire.frames(scenario.reply, body))
+                if streams is None:
+                    streams = body.get("stream", wire.streams)
+                if scenario.status == 200 and streams:
                     return _Stream(scenario, wire, exchange)
+                if scenario.status == 200 and scenario.fault == "stall":
+                    return _Silence(exchange)
                 exchange.finished.set()
                 if scenario.status == 200:
                     return JSONResponse(wire.message(scenario.reply, body))
@@ -326,27 +393,37 @@ class ProviderServer:
                     headers={"x-request-id": "req_loopback"},
                 )
 
-            return Route(path, answer, methods=["POST"])
+            async def answer_by_body(request: Request) -> Any:
+                return await answer(request, None)
 
-        async def embeddings(request: Request) -> Any:
-            texts = (await request.json())["input"]
-            vectors = [[float(len(text)), float(text.count("w"))] for text in texts]
-            data = [
-                {"object": "embedding", "index": index, "embedding": vector}
-                for index, vector in enumerate(vectors)
-            ]
-            usage = {"prompt_tokens": 1, "total_tokens": 1}
-            return JSONResponse(
-                {"object": "list", "model": "loopback", "data": data, "usage": usage}
-            )
+            async def answer_whole(request: Request) -> Any:
+                return await answer(request, False)
+
+            async def answer_stream(request: Request) -> Any:
+                return await answer(request, True)
+
+            path = f"/{{name}}{wire.path}"
+            if wire.stream_path is None:
+                yield Route(path, answer_by_body, methods=["POST"])
+            else:
+                yield Route(path, answer_whole, methods=["POST"])
+                yield Route(f"/{{name}}{wire.stream_path}", answer_stream, methods=["POST"])
+
+        def route_of(wire: Embeddings) -> Route:
+            async def answer(request: Request) -> Any:
+                body = await read(request)
+                scenario, exchange = begin(request, body, lambda: iter(()))
+                if scenario.fault == "stall":
+                    return _Silence(exchange)
+                exchange.finished.set()
+                return JSONResponse(wire.answer(body))
+
+            return Route(f"/{{name}}{wire.path}", answer, methods=["POST"])
 
         routes = Starlette(
             routes=[
-                Route("/{name}/v1/embeddings", embeddings, methods=["POST"]),
-                route("/{name}/v1/chat/completions", CHAT_COMPLETIONS),
-                route("/{name}/openai/deployments/{deployment}/chat/completions", CHAT_COMPLETIONS),
-                route("/{name}/v1/responses", RESPONSES),
-                route("/{name}/v1/messages", MESSAGES),
+                *itertools.chain.from_iterable(map(routes_of, FORMATS)),
+                *map(route_of, EMBEDDINGS),
             ]
         )
 

@@ -1,0 +1,124 @@
+"""The table of providers, and the model or embeddings to use on the current event loop.
+
+A class is found by its name among the base classes of a model, so no provider is imported here: a
+model of one exists only if its package has been imported already.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from .anthropic import anthropic_for_current_loop
+from .aws import bedrock_for_current_loop
+from .cohere import cohere_for_current_loop
+from .google_genai import google_for_current_loop
+from .huggingface import chat_for_current_loop, endpoint_for_current_loop
+from .mistralai import mistralai_for_current_loop
+from .needs_asyncio import refuse_on_trio
+from .ollama import ollama_for_current_loop
+from .openai import openai_embeddings_for_current_loop, openai_for_current_loop
+from .openrouter import openrouter_for_current_loop
+from .stainless import (
+    fireworks_for_current_loop,
+    groq_for_current_loop,
+    openai_llm_for_current_loop,
+    perplexity_for_current_loop,
+    together_embeddings_for_current_loop,
+)
+from .views import is_view, viewed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# By the class that holds the provider's clients; classes that derive from it are adapted likewise.
+MODELS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "langchain_anthropic.chat_models.ChatAnthropic": anthropic_for_current_loop,
+    "langchain_aws.chat_models.bedrock_converse.ChatBedrockConverse": bedrock_for_current_loop,
+    "langchain_aws.llms.bedrock.BedrockBase": bedrock_for_current_loop,
+    "langchain_cohere.llms.BaseCohere": cohere_for_current_loop,
+    "langchain_fireworks.chat_models.ChatFireworks": fireworks_for_current_loop,
+    "langchain_fireworks.llms.Fireworks": refuse_on_trio,
+    "langchain_google_genai.chat_models.ChatGoogleGenerativeAI": google_for_current_loop,
+    "langchain_groq.chat_models.ChatGroq": groq_for_current_loop,
+    "langchain_huggingface.chat_models.huggingface.ChatHuggingFace": chat_for_current_loop,
+    "langchain_huggingface.llms.huggingface_endpoint.HuggingFaceEndpoint": (
+        endpoint_for_current_loop
+    ),
+    "langchain_litellm.chat_models.litellm.ChatLiteLLM": refuse_on_trio,
+    "langchain_mistralai.chat_models.ChatMistralAI": mistralai_for_current_loop,
+    "langchain_nvidia_ai_endpoints.chat_models.ChatNVIDIA": refuse_on_trio,
+    "langchain_nvidia_ai_endpoints.llm.NVIDIA": refuse_on_trio,
+    "langchain_ollama.chat_models.ChatOllama": ollama_for_current_loop,
+    "langchain_ollama.llms.OllamaLLM": ollama_for_current_loop,
+    "langchain_openai.chat_models.base.BaseChatOpenAI": openai_for_current_loop,
+    "langchain_openai.llms.base.BaseOpenAI": openai_llm_for_current_loop,
+    "langchain_openrouter.chat_models.ChatOpenRouter": openrouter_for_current_loop,
+    "langchain_perplexity.chat_models.ChatPerplexity": perplexity_for_current_loop,
+    "langchain_together.llms.Together": refuse_on_trio,
+}
+EMBEDDINGS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "langchain_cohere.embeddings.CohereEmbeddings": cohere_for_current_loop,
+    "langchain_google_genai.embeddings.GoogleGenerativeAIEmbeddings": google_for_current_loop,
+    "langchain_huggingface.embeddings.huggingface_endpoint.HuggingFaceEndpointEmbeddings": (
+        endpoint_for_current_loop
+    ),
+    "langchain_litellm.embeddings.litellm.LiteLLMEmbeddings": refuse_on_trio,
+    "langchain_mistralai.embeddings.MistralAIEmbeddings": mistralai_for_current_loop,
+    "langchain_nvidia_ai_endpoints.embeddings.NVIDIAEmbeddings": refuse_on_trio,
+    "langchain_ollama.embeddings.OllamaEmbeddings": ollama_for_current_loop,
+    "langchain_openai.embeddings.base.OpenAIEmbeddings": openai_embeddings_for_current_loop,
+    "langchain_perplexity.embeddings.PerplexityEmbeddings": perplexity_for_current_loop,
+    "langchain_together.embeddings.TogetherEmbeddings": together_embeddings_for_current_loop,
+}
+_TABLE: Final = {**MODELS, **EMBEDDINGS}
+
+_logger = logging.getLogger("langchain_anyio")
+
+T = TypeVar("T")
+
+
+def for_current_loop(model: T) -> T:
+    """Return the model to run on the current event loop: the same object, or a view of it.
+
+    A model or embeddings of a provider in the table that uses its default HTTP client runs in a
+    view, which shares all of its state except the clients (see `views.view_of`). The view's SDK
+    client has an HTTP client with the same address, timeout, proxy and socket options. All such
+    models on this event loop share that HTTP client, or its connections, which are closed when the
+    loop ends. A client that the user supplied is used as it is.
+    `ChatOpenAI.stream_chunk_timeout` holds on every backend, even with a client that the user
+    supplied; it closes the connection and raises `langchain_openai.StreamChunkTimeoutError`.
+
+    Call this in a task of the event loop, once for each run, so that the clients have the model's
+    settings of that time. It is not a checkpoint. Opening a client, when its settings are first
+    used, takes about 20 milliseconds, nearly all of them for TLS certificates. Clients, one for
+    each combination of settings, stay open until the loop ends, as the originals stay open until
+    the process ends.
+
+    Args:
+        model: A chat model, an LLM or embeddings, of any package. Its clients are never changed.
+
+    Raises:
+        RuntimeError: The model's package needs asyncio, and the caller runs on trio.
+    """
+    if (adapt := _row(cast("Any", type(model)))) is None or is_view(model):
+        return model
+    original: Any = viewed(cast("Any", model))  # it may be a view made on another loop
+    try:
+        adapted: T = adapt(original)
+    except AttributeError as exc:
+        # A name in a provider's package is not as it was in the releases that are known.
+        _logger.debug("%s keeps its own HTTP client: %s", type(model).__name__, exc)
+        return cast("T", original)
+    return adapted
+
+
+# Bounded, so that temporary classes can be collected.
+@lru_cache(maxsize=256)
+def _row(cls: type) -> Callable[[Any], Any] | None:
+    for base in cls.__mro__:
+        adapt = _TABLE.get(f"{base.__module__}.{base.__qualname__}")
+        if adapt is not None:
+            return adapt
+    return None
