@@ -411,7 +411,7 @@ async def test_a_cancelled_step_is_interrupted(blocker: Blocker) -> None:
         await iterator.aclose()
         await calls.join()
     assert closed.is_set()
-    assert not calls.left()
+    assert not calls.abandoned()
 
 
 async def test_one_that_is_opened_after_the_end_is_interrupted_at_once(blocker: Blocker) -> None:
