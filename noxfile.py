@@ -181,6 +181,27 @@ def long(session: nox.Session) -> None:
     )
 
 
+# The tests need none of these plugins, which langchain-tests brings along; the first warns if it isn't configured.
+WITHOUT_PLUGINS = [f"-p=no:{name}" for name in ("asyncio", "codspeed", "socket", "syrupy")]
+
+
+@nox.session(default=False)
+@nox.parametrize("kind", ["providers", "tools"])
+def providers(session: nox.Session, kind: str) -> None:
+    """Try every provider's package, and tools, on loopback; writes the tables of docs/models.md."""
+    session.install(".[cli]", "--group", kind)
+    tests = {
+        "providers": ["test_every_provider.py", "test_every_standard_test_trio.py"],
+        "tools": ["test_every_tool.py"],
+    }
+    session.run(
+        *("pytest", "--providers", "--backend=asyncio,trio", *WITHOUT_PLUGINS),
+        "--models-page=docs/models.md",
+        *(f"tests/providers/{name}" for name in tests[kind]),
+        *session.posargs,
+    )
+
+
 if Path("benchmarks").is_dir():
 
     @nox.session(default=False)

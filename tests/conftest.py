@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from provider_tables import ProviderTables
 from tally import Tally
 
 if TYPE_CHECKING:
@@ -60,6 +61,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--long", action="store_true", help="also run the tests marked long")
     parser.addoption(
+        "--providers",
+        action="store_true",
+        help="run the tests of every provider's package instead; all must be installed",
+    )
+    parser.addoption(
+        "--models-page",
+        metavar="FILE",
+        type=Path,
+        help="write what the tests of every provider's package have shown into the file",
+    )
+    parser.addoption(
         "--table",
         metavar="FILE",
         type=Path,
@@ -93,10 +105,22 @@ def pytest_configure(config: pytest.Config) -> None:
     # With pytest-xdist the tests run elsewhere, and their reports come here.
     elsewhere = hasattr(config, "workerinput")
     config.pluginmanager.register(Tally(None if elsewhere else config.getoption("--table")))
+    if config.getoption("--providers"):
+        config.pluginmanager.register(ProviderTables(config.getoption("--models-page")))
+        # What packages warn of is their own affair. So are their clients on asyncio without `open_stream`: they stay open.
+        for line in (
+            "ignore:unclosed:ResourceWarning",
+            "ignore::DeprecationWarning",
+            "ignore::UserWarning",
+        ):
+            config.addinivalue_line("filterwarnings", line)
 
 
 def pytest_ignore_collect(collection_path: Any, config: pytest.Config) -> bool | None:
     if collection_path.name.endswith("_trio.py") and "trio" not in selected_backends(config):
+        return True
+    # What imports every provider's package has a session of its own.
+    if collection_path.name.startswith("test_every_") and not config.getoption("--providers"):
         return True
     return None
 

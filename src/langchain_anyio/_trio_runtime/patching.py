@@ -48,6 +48,7 @@ COVERED: Final = (
     "fastmcp",
     "langchain_openai",
     "langchain_mistralai",
+    "langchain_aws",
     "cohere",
     "openrouter",
     *sorted({path.rpartition(".")[0] for path in EMBEDDINGS}),

@@ -99,6 +99,12 @@ class Connection:
         self.transport = transport
         self.closed = _Signal()
         self.lost = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def drop(self) -> None:
+        """Close it, for any thread."""
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            self._loop.call_soon_threadsafe(self.transport.abort)
 
     def reset(self) -> None:
         """Close with a reset, as a crashed peer or a firewall does."""
@@ -184,7 +190,8 @@ class Endpoint:
         self.openai_url = f"{url}/v1"
         self.azure_url = self.anthropic_url = url
         self.ollama_url = self.cohere_url = self.google_url = self.bedrock_url = url
-        self.groq_url = self.perplexity_url = url
+        self.groq_url = url
+        self.perplexity_url = f"{url}/perplexity"
         self.mistral_url = f"{url}/mistral/v1"
         self.reasoning_url = f"{url}/reasoning/v1"
         self.reasoning_content_url = f"{url}/reasoning_content/v1"
@@ -480,6 +487,9 @@ def provider_server() -> Iterator[ProviderServer]:
         yield server
     finally:
         runner.should_exit = runner.force_exit = True
+        # Answers to clients that nobody has closed would hold up the end.
+        for connection in tuple(server._connections.values()):
+            connection.drop()
         thread.join(60)
         listener.close()
         if thread.is_alive():

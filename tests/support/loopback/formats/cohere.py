@@ -98,7 +98,7 @@ def _embeddings(request: JSON) -> JSON:
         "response_type": "embeddings_by_type" if kinds else "embeddings_floats",
         "texts": texts,
         "embeddings": {"float": vectors} if kinds else vectors,
-        "meta": {"api_version": {"version": "1"}},
+        "meta": {"api_version": {"version": "1"}, "billed_units": {"input_tokens": 1}},
     }
 
 

@@ -150,7 +150,7 @@ REASONING_CONTENT_COMPLETIONS = _completions(
 )
 REASONING_COMPLETIONS = _completions("/reasoning/v1/chat/completions", "reasoning")
 GROQ = _completions("/openai/v1/chat/completions", "reasoning")
-PERPLEXITY = _completions("/chat/completions")
+PERPLEXITY = _completions("/perplexity/chat/completions")
 
 
 def _embeddings(request: JSON) -> JSON:
