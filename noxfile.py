@@ -200,6 +200,9 @@ def providers(session: nox.Session, kind: str) -> None:
         *(f"tests/providers/{name}" for name in tests[kind]),
         *session.posargs,
     )
+    if kind == "providers":
+        clients = "tests/providers/test_every_providers_client.py"
+        session.run("pytest", "--backend=asyncio,trio", *WITHOUT_PLUGINS, clients, *session.posargs)
 
 
 if Path("benchmarks").is_dir():
