@@ -182,7 +182,7 @@ def long(session: nox.Session) -> None:
 
 
 # The tests need none of these plugins, which langchain-tests brings along; the first warns if it isn't configured.
-WITHOUT_PLUGINS = [f"-p=no:{name}" for name in ("asyncio", "codspeed", "socket", "syrupy")]
+WITHOUT_PLUGINS = [f"-pno:{name}" for name in ("asyncio", "codspeed", "socket", "syrupy")]
 
 
 @nox.session(default=False)
