@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, final
 
@@ -14,6 +14,23 @@ from ._runs.graph import GraphRun
 
 if TYPE_CHECKING:
     from ._stream import AsyncChatModelStream
+
+
+@final
+class GraphOutput:
+    """The final state of a graph's run, which may be awaited as it is, or called before."""
+
+    __slots__ = ("_wait",)
+
+    def __init__(self, wait: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self._wait = wait
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._wait().__await__()
+
+    def __call__(self) -> Coroutine[Any, Any, Any]:
+        """Return a coroutine that runs the graph to its end, and gives the final state."""
+        return self._wait()
 
 
 @final
@@ -103,17 +120,23 @@ class GraphStream:
 
     async def _wait(self) -> Any:
         try:
-            return await self.output()
+            return await self._final_state()
         finally:
             if not self._entered:
                 await self.aclose()
 
-    async def output(self) -> Any:
-        """Run the graph to its end and return the final state.
+    @property
+    def output(self) -> GraphOutput:
+        """The final state: `await run.output`, or `await run.output()` as in langgraph.
+
+        Waiting for it runs the graph to its end.
 
         Raises:
             BaseException: The error that ended the run.
         """
+        return GraphOutput(self._final_state)
+
+    async def _final_state(self) -> Any:
         return await (await self._at_the_end()).output()
 
     async def interrupted(self) -> bool:

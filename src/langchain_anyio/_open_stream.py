@@ -144,7 +144,10 @@ def open_stream(
         }
         for name, (value, default) in options.items():
             if value != default:
-                raise TypeError(f"{name} is for chat models; the run of a graph has no such option")
+                raise TypeError(
+                    f"{name} is for chat models; the run of a graph has no such option"
+                    + _FOR_GRAPHS.get(name, "")
+                )
         return GraphStream(
             GraphRun(
                 target.runnable, input, target.config, {**target.bound, **kwargs}, _message_of_graph
@@ -185,6 +188,13 @@ def _message_of_graph(
 ) -> AsyncChatModelStream:
     return AsyncChatModelStream(namespace=namespace, node=node, message_id=message_id)
 
+
+# What to do instead of an option that graphs do not have.
+_FOR_GRAPHS = {
+    "chunk_timeout": ": set a timeout on the models in its nodes, such as stream_chunk_timeout of "
+    "ChatOpenAI, or enter anyio.fail_after() around the run",
+    "stop": ": set it on the models in its nodes, by model.bind(stop=...)",
+}
 
 # langchain-core checks these only during a run, with errors that do not name the argument.
 _CONFIG: tuple[tuple[str, tuple[type, ...], str], ...] = (

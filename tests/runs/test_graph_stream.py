@@ -135,7 +135,8 @@ async def test_its_projections() -> None:
             {"seen": ["a"]},
             {"seen": ["a", "b"]},
         ]
-        assert await stream.output() == {"seen": ["a", "b"]}
+        for _ in range(2):
+            assert await stream.output() == await stream.output == {"seen": ["a", "b"]}
         assert await stream.values == [value async for value in stream.values]  # again
         assert {event["method"] async for event in stream} == {"values"}
         assert set(stream.extensions) >= {"values", "messages", "lifecycle", "subgraphs"}
@@ -227,6 +228,8 @@ async def test_what_it_refuses() -> None:
     for option in ({"stop": ["x"]}, {"replay": False}, {"chunk_timeout": 1.0}):
         with pytest.raises(TypeError, match=f"{next(iter(option))} is for chat models"):
             open_stream(in_turn(), {"seen": []}, **option)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"set a timeout on the models .* anyio.fail_after\(\)"):
+        open_stream(in_turn(), {"seen": []}, chunk_timeout=1)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="this RunnableSequence ends in a CompiledStateGraph"):
         open_stream(ChatPromptTemplate.from_template("x") | in_turn(), {})
 
