@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager
@@ -67,8 +67,7 @@ set_config_context = _set_config_context
 _FRAMES_TO_MANAGER = 16
 
 
-@final
-class Caller:
+class Caller(NamedTuple):
     """The call of langchain-core's, or another library's, that tells a handler of its start.
 
     Attributes:
@@ -77,11 +76,8 @@ class Caller:
             `None` where the call may go on in another task or after that coroutine.
     """
 
-    __slots__ = ("frame", "token")
-
-    def __init__(self, token: object, frame: int | None) -> None:
-        self.token: object = token
-        self.frame: int | None = frame
+    token: object
+    frame: int | None
 
 
 def current_caller(run_id: UUID) -> Caller | None:
@@ -263,8 +259,7 @@ class _Params(Mapping[str, Any]):
         return len(self._filtered)
 
 
-@final
-class Source:
+class Source(NamedTuple):
     """The method of a model that produces its answer.
 
     Attributes:
@@ -274,19 +269,10 @@ class Source:
         method: The method.
     """
 
-    __slots__ = ("blocking", "gives", "method", "name")
-
-    def __init__(
-        self,
-        gives: Literal["events", "chunks", "answer"],
-        blocking: bool,
-        name: str,
-        method: Callable[..., Any],
-    ) -> None:
-        self.gives: Literal["events", "chunks", "answer"] = gives
-        self.blocking: bool = blocking
-        self.name: str = name
-        self.method: Callable[..., Any] = method
+    gives: Literal["events", "chunks", "answer"]
+    blocking: bool
+    name: str
+    method: Callable[..., Any]
 
 
 def source_of(model: BaseChatModel, kwargs: dict[str, Any]) -> Source:

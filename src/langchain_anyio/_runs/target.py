@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeGuard, cast, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import (
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables.retry import RunnableRetry
 
 
-@final
-class Target:
+class Target(NamedTuple):
     """What is inside the bindings that the user gave: a model, what ends in one, or a graph.
 
     Attributes:
@@ -34,17 +33,9 @@ class Target:
         bound: The keyword arguments bound to it.
     """
 
-    __slots__ = ("bound", "config", "runnable")
-
-    def __init__(
-        self,
-        runnable: BaseChatModel | RunnableSequence[Any, Any] | Runnable[Any, Any],
-        config: RunnableConfig | None,
-        bound: dict[str, Any],
-    ) -> None:
-        self.runnable: BaseChatModel | RunnableSequence[Any, Any] | Runnable[Any, Any] = runnable
-        self.config: RunnableConfig | None = config
-        self.bound: dict[str, Any] = bound
+    runnable: Runnable[Any, Any]
+    config: RunnableConfig | None
+    bound: dict[str, Any]
 
 
 def resolve(model: object, config: RunnableConfig | None) -> Target:
