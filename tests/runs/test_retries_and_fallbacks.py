@@ -11,6 +11,7 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
+from langchain_core.runnables.retry import RunnableRetry
 from pydantic import Field
 
 from langchain_anyio import (
@@ -101,6 +102,9 @@ async def test_nothing_is_tried_again_after_the_first_event() -> None:
     "choice", ((OSError,), lambda error: isinstance(error, OSError)), ids=("types", "predicate")
 )
 async def test_other_errors_are_raised_at_once(choice: Any) -> None:
+    accepted = RunnableRetry.model_fields["retry_exception_types"].annotation
+    if not isinstance(choice, tuple) and "Callable" not in str(accepted):
+        pytest.skip("this release of langchain-core takes types alone")
     flaky = Flaky(OSError("first"), KeyError("other"))
     with pytest.raises(KeyError, match="other"):
         await read(retried(streaming(flaky), retry_if_exception_type=choice))

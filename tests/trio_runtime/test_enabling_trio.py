@@ -24,7 +24,6 @@ import trio
 
 import enabling
 from langchain_anyio import disable_trio, enable_trio
-from langchain_anyio._trio_runtime import patching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,15 +119,6 @@ numbers = itertools.count()
 def disabled() -> Iterator[None]:
     yield
     disable_trio()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def distributions_read_once() -> Iterator[None]:
-    """What an error suggests is looked up among all distributions, which takes long."""
-    read_once = functools.cache(patching.packages_distributions)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patching, "packages_distributions", read_once)
-        yield
 
 
 @pytest.fixture

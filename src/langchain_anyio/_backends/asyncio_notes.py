@@ -94,8 +94,8 @@ def _note(traceback: TracebackType | None) -> str | None:
     via = f", which {callers[-1]} uses," if callers and callers[-1] != "__main__" else ""
     if package in _BUILT_ON_ASYNCIO or _is_covered(module):
         return (
-            f"{package}{via} needs asyncio's event loop and does not work on trio; use another client, "
-            "or the synchronous methods, in a worker thread"
+            f"{package}{via} needs asyncio's event loop and does not work on trio; use another "
+            "client, or the synchronous methods, in a worker thread"
         )
     return f'{package}{via} uses asyncio: for trio, call langchain_anyio.enable_trio("{package}")'
 

@@ -8,7 +8,8 @@ from langchain_anyio._backends.current import backend
 
 _WAYS_OUT: Final = {
     "langchain_litellm": "LiteLLM's proxy server with ChatOpenAI(base_url=...)",
-    "langchain_nvidia_ai_endpoints": "the same endpoint with ChatOpenAI(base_url=...) or OpenAIEmbeddings(base_url=...)",
+    "langchain_nvidia_ai_endpoints": "the same endpoint with ChatOpenAI(base_url=...) or "
+    "OpenAIEmbeddings(base_url=...)",
     "langchain_together": "ChatTogether",
     "langchain_fireworks": "ChatFireworks",
 }

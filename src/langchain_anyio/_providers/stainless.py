@@ -1,8 +1,8 @@
 """Models and embeddings whose SDK is made by Stainless, and which have one SDK client.
 
 Such an SDK opens an HTTP client of a private class, derived from the public
-`DefaultAsyncHttpxClient`; if the user gives it one, that one has another class. An SDK client can be
-copied with another HTTP client by `with_options()`.
+`DefaultAsyncHttpxClient`; if the user gives it one, that one has another class. An SDK client can
+be copied with another HTTP client by `with_options()`.
 """
 
 from __future__ import annotations

@@ -8,69 +8,66 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from .anthropic import anthropic_for_current_loop
-from .aws import bedrock_for_current_loop
-from .cohere import cohere_for_current_loop
-from .google_genai import google_for_current_loop
-from .huggingface import chat_for_current_loop, endpoint_for_current_loop
-from .mistralai import mistralai_for_current_loop
-from .needs_asyncio import refuse_on_trio
-from .ollama import ollama_for_current_loop
-from .openai import openai_embeddings_for_current_loop, openai_for_current_loop
-from .openrouter import openrouter_for_current_loop
-from .stainless import (
-    fireworks_for_current_loop,
-    groq_for_current_loop,
-    openai_llm_for_current_loop,
-    perplexity_for_current_loop,
-    together_embeddings_for_current_loop,
-)
 from .views import is_view, viewed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# By the class that holds the provider's clients; classes that derive from it are adapted likewise.
-MODELS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "langchain_anthropic.chat_models.ChatAnthropic": anthropic_for_current_loop,
-    "langchain_aws.chat_models.bedrock_converse.ChatBedrockConverse": bedrock_for_current_loop,
-    "langchain_aws.llms.bedrock.BedrockBase": bedrock_for_current_loop,
-    "langchain_cohere.llms.BaseCohere": cohere_for_current_loop,
-    "langchain_fireworks.chat_models.ChatFireworks": fireworks_for_current_loop,
-    "langchain_fireworks.llms.Fireworks": refuse_on_trio,
-    "langchain_google_genai.chat_models.ChatGoogleGenerativeAI": google_for_current_loop,
-    "langchain_groq.chat_models.ChatGroq": groq_for_current_loop,
-    "langchain_huggingface.chat_models.huggingface.ChatHuggingFace": chat_for_current_loop,
+# By the class that holds the provider's clients, the function that adapts it, and the classes that
+# derive from it. Its module is imported when there is such a model.
+MODELS: Final[Mapping[str, str]] = {
+    "langchain_anthropic.chat_models.ChatAnthropic": "anthropic.anthropic_for_current_loop",
+    "langchain_aws.chat_models.bedrock_converse.ChatBedrockConverse": (
+        "aws.bedrock_for_current_loop"
+    ),
+    "langchain_aws.llms.bedrock.BedrockBase": "aws.bedrock_for_current_loop",
+    "langchain_cohere.llms.BaseCohere": "cohere.cohere_for_current_loop",
+    "langchain_fireworks.chat_models.ChatFireworks": "stainless.fireworks_for_current_loop",
+    "langchain_fireworks.llms.Fireworks": "needs_asyncio.refuse_on_trio",
+    "langchain_google_genai.chat_models.ChatGoogleGenerativeAI": (
+        "google_genai.google_for_current_loop"
+    ),
+    "langchain_groq.chat_models.ChatGroq": "stainless.groq_for_current_loop",
+    "langchain_huggingface.chat_models.huggingface.ChatHuggingFace": (
+        "huggingface.chat_for_current_loop"
+    ),
     "langchain_huggingface.llms.huggingface_endpoint.HuggingFaceEndpoint": (
-        endpoint_for_current_loop
+        "huggingface.endpoint_for_current_loop"
     ),
-    "langchain_litellm.chat_models.litellm.ChatLiteLLM": refuse_on_trio,
-    "langchain_mistralai.chat_models.ChatMistralAI": mistralai_for_current_loop,
-    "langchain_nvidia_ai_endpoints.chat_models.ChatNVIDIA": refuse_on_trio,
-    "langchain_nvidia_ai_endpoints.llm.NVIDIA": refuse_on_trio,
-    "langchain_ollama.chat_models.ChatOllama": ollama_for_current_loop,
-    "langchain_ollama.llms.OllamaLLM": ollama_for_current_loop,
-    "langchain_openai.chat_models.base.BaseChatOpenAI": openai_for_current_loop,
-    "langchain_openai.llms.base.BaseOpenAI": openai_llm_for_current_loop,
-    "langchain_openrouter.chat_models.ChatOpenRouter": openrouter_for_current_loop,
-    "langchain_perplexity.chat_models.ChatPerplexity": perplexity_for_current_loop,
-    "langchain_together.llms.Together": refuse_on_trio,
+    "langchain_litellm.chat_models.litellm.ChatLiteLLM": "needs_asyncio.refuse_on_trio",
+    "langchain_mistralai.chat_models.ChatMistralAI": "mistralai.mistralai_for_current_loop",
+    "langchain_nvidia_ai_endpoints.chat_models.ChatNVIDIA": "needs_asyncio.refuse_on_trio",
+    "langchain_nvidia_ai_endpoints.llm.NVIDIA": "needs_asyncio.refuse_on_trio",
+    "langchain_ollama.chat_models.ChatOllama": "ollama.ollama_for_current_loop",
+    "langchain_ollama.llms.OllamaLLM": "ollama.ollama_for_current_loop",
+    "langchain_openai.chat_models.base.BaseChatOpenAI": "openai.openai_for_current_loop",
+    "langchain_openai.llms.base.BaseOpenAI": "stainless.openai_llm_for_current_loop",
+    "langchain_openrouter.chat_models.ChatOpenRouter": "openrouter.openrouter_for_current_loop",
+    "langchain_perplexity.chat_models.ChatPerplexity": "stainless.perplexity_for_current_loop",
+    "langchain_together.llms.Together": "needs_asyncio.refuse_on_trio",
 }
-EMBEDDINGS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "langchain_cohere.embeddings.CohereEmbeddings": cohere_for_current_loop,
-    "langchain_google_genai.embeddings.GoogleGenerativeAIEmbeddings": google_for_current_loop,
-    "langchain_huggingface.embeddings.huggingface_endpoint.HuggingFaceEndpointEmbeddings": (
-        endpoint_for_current_loop
+EMBEDDINGS: Final[Mapping[str, str]] = {
+    "langchain_cohere.embeddings.CohereEmbeddings": "cohere.cohere_for_current_loop",
+    "langchain_google_genai.embeddings.GoogleGenerativeAIEmbeddings": (
+        "google_genai.google_for_current_loop"
     ),
-    "langchain_litellm.embeddings.litellm.LiteLLMEmbeddings": refuse_on_trio,
-    "langchain_mistralai.embeddings.MistralAIEmbeddings": mistralai_for_current_loop,
-    "langchain_nvidia_ai_endpoints.embeddings.NVIDIAEmbeddings": refuse_on_trio,
-    "langchain_ollama.embeddings.OllamaEmbeddings": ollama_for_current_loop,
-    "langchain_openai.embeddings.base.OpenAIEmbeddings": openai_embeddings_for_current_loop,
-    "langchain_perplexity.embeddings.PerplexityEmbeddings": perplexity_for_current_loop,
-    "langchain_together.embeddings.TogetherEmbeddings": together_embeddings_for_current_loop,
+    "langchain_huggingface.embeddings.huggingface_endpoint.HuggingFaceEndpointEmbeddings": (
+        "huggingface.endpoint_for_current_loop"
+    ),
+    "langchain_litellm.embeddings.litellm.LiteLLMEmbeddings": "needs_asyncio.refuse_on_trio",
+    "langchain_mistralai.embeddings.MistralAIEmbeddings": "mistralai.mistralai_for_current_loop",
+    "langchain_nvidia_ai_endpoints.embeddings.NVIDIAEmbeddings": "needs_asyncio.refuse_on_trio",
+    "langchain_ollama.embeddings.OllamaEmbeddings": "ollama.ollama_for_current_loop",
+    "langchain_openai.embeddings.base.OpenAIEmbeddings": (
+        "openai.openai_embeddings_for_current_loop"
+    ),
+    "langchain_perplexity.embeddings.PerplexityEmbeddings": "stainless.perplexity_for_current_loop",
+    "langchain_together.embeddings.TogetherEmbeddings": (
+        "stainless.together_embeddings_for_current_loop"
+    ),
 }
 _TABLE: Final = {**MODELS, **EMBEDDINGS}
 
@@ -118,7 +115,9 @@ def for_current_loop(model: T) -> T:
 @lru_cache(maxsize=256)
 def _row(cls: type) -> Callable[[Any], Any] | None:
     for base in cls.__mro__:
-        adapt = _TABLE.get(f"{base.__module__}.{base.__qualname__}")
-        if adapt is not None:
-            return adapt
+        path = _TABLE.get(f"{base.__module__}.{base.__qualname__}")
+        if path is not None:
+            module, _, name = path.partition(".")
+            function = getattr(import_module(f".{module}", __package__), name)
+            return cast("Callable[[Any], Any]", function)
     return None

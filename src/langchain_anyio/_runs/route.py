@@ -166,7 +166,7 @@ class Route:
             del first  # its traceback refers to this frame
 
     async def _attempt(self, target: Target, bound: dict[str, Any], input: Any) -> None:
-        """Run a model that another one may follow; its handlers are notified of an error at once."""
+        """Run a model that another one may follow; notify its handlers of an error at once."""
         depth = len(self._open_runs)
         target = Target(target.runnable, target.config, {**target.bound, **bound})
         self._attempts += 1

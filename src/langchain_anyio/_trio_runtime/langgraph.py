@@ -97,8 +97,8 @@ def _refused(way_out: str) -> Callable[[Any], Any]:
             if on_trio():
                 cls = self if is_class_method else type(self)
                 raise RuntimeError(
-                    f"{cls.__module__}.{cls.__qualname__} does not work on trio: its database driver needs asyncio; "
-                    f"{way_out}"
+                    f"{cls.__module__}.{cls.__qualname__} does not work on trio: its database "
+                    f"driver needs asyncio; {way_out}"
                 )
             return inner(self, *args, **kwargs)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 from typing import Any, Final, NamedTuple, cast
 
@@ -118,7 +118,8 @@ def _check(package: object) -> None:
     """Raise an error unless `package` is the import name of a package or module."""
     if not isinstance(package, str):
         raise TypeError(
-            f"enable_trio() takes import names, each a str of its own, not {type(package).__name__}: {package!r}"
+            "enable_trio() takes import names, each a str of its own, not "
+            f"{type(package).__name__}: {package!r}"
         )
     if not all(part.isidentifier() for part in package.split(".")):
         raise ValueError(f"enable_trio({package!r}): not an import name{_hint(package)}")
@@ -140,16 +141,23 @@ def _check(package: object) -> None:
         )
 
 
+def _import_names(name: str) -> set[str]:
+    """Return the top-level import names in the distribution of that name, however it is spelled."""
+    try:
+        files = distribution(name).files or ()
+    except (PackageNotFoundError, ValueError):
+        return set()
+    # `packages_distributions()` finds those of few distributions on Python 3.10.
+    tops = {path.parts[0].removesuffix(".py") for path in files if path.suffix == ".py"}
+    return {top for top in tops if top.isidentifier()}
+
+
 def _hint(package: str) -> str:
     """Return the import names of a distribution, phrased as the end of a sentence.
 
     They often differ by a hyphen or by capital letters, and sometimes altogether.
     """
-    names = sorted(
-        name
-        for name, distributions in packages_distributions().items()
-        if _normalized(package) in map(_normalized, distributions) and name != package
-    )
+    names = sorted(_import_names(package) - {package})
     if names:
         are = "name is" if len(names) == 1 else "names are"
         return f"; {package} is a distribution; its import {are} {', '.join(names)}"
@@ -157,10 +165,6 @@ def _hint(package: str) -> str:
     if name != package and name.isidentifier() and "-" in package:
         return f"; if it is a distribution, its import name may be {name}"
     return ""
-
-
-def _normalized(distribution: str) -> str:
-    return re.sub("[-_.]+", "-", distribution).lower()
 
 
 def _loaded(packages: AbstractSet[str]) -> Iterator[ModuleType]:

@@ -157,8 +157,8 @@ class OrderedCalls:
 
         Cancellation: a call that has not begun is never made. A read that has begun is abandoned:
         its result is dropped, and it keeps its turn until it ends. A write that has begun is waited
-        for, for up to `limits.CLEANUP_SECONDS`; then it is abandoned too, and a `ResourceWarning` names
-        it. If it fails meanwhile, its error is raised instead of the cancellation.
+        for, for up to `limits.CLEANUP_SECONDS`; then it is abandoned too, and a `ResourceWarning`
+        names it. If it fails meanwhile, its error is raised instead of the cancellation.
 
         Raises:
             anyio.ClosedResourceError: `close()` was called.
@@ -222,7 +222,8 @@ class OrderedCalls:
         finally:
             if not call.ended:
                 warn_of_leak(
-                    f"{call.label} was cancelled and has not ended after {limits.CLEANUP_SECONDS:g} seconds; "
+                    f"{call.label} was cancelled and has not ended after "
+                    f"{limits.CLEANUP_SECONDS:g} seconds; "
                     "it is left to its thread, and later calls wait for it",
                     self,
                 )
