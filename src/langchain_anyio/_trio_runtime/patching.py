@@ -144,7 +144,7 @@ def _check(package: object) -> None:
 def _import_names(name: str) -> set[str]:
     """Return the top-level import names in the distribution of that name, however it is spelled."""
     try:
-        files = distribution(name).files or ()
+        files = (distribution(name).files if name else None) or ()
     except (PackageNotFoundError, ValueError):
         return set()
     # `packages_distributions()` finds those of few distributions on Python 3.10.
