@@ -36,32 +36,27 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
         self.marks: array[int] | None = None  # an event's mark is its own number
         self.text_index: int | None = None
 
-    def record(self, event: Mapping[str, Any]) -> None:
+    def record(self, event: Any) -> None:
         """Append the next event and wake the cursors: a `push()` that the flow counts."""
         self.flow.produced += 1
         if self.more.waiting:
             self._wake()
-        self.deltas.append(self._pack(event))
+        self.deltas.append(event)
         if self._cursors is not None:
             self._drop_passed()
 
-    def _pack(self, event: Mapping[str, Any]) -> Any:
-        """Return the text of a plain text delta at `text_index`, and any other event as it is."""
-        if type(event) is not dict or len(event) != 3:
+    def pack(self, event: Mapping[str, Any], text: str) -> Any:
+        """Return what to record of a text delta: its text, if nothing else has to be kept."""
+        if len(event) != 3 or type(event) is not dict or type(text) is not str:
             return event
-        index, delta = event.get("index"), event.get("delta")
+        delta, index = event.get("delta"), event["index"]
         if type(delta) is not dict or len(delta) != 2 or type(index) is not int:
             return event
-        text = delta.get("text")
-        if (
-            type(text) is not str
-            or delta.get("type") != "text-delta"
-            or event.get("event") != "content-block-delta"
-        ):
-            return event
-        if self.text_index is None:
+        if index != self.text_index:
+            if self.text_index is not None:
+                return event
             self.text_index = index
-        return text if index == self.text_index else event
+        return text
 
     @override
     def take(self, position: int) -> MessagesData:
@@ -168,18 +163,22 @@ class StreamState:
 
     def dispatch(self, event: Mapping[str, Any]) -> None:
         """Record an event and update the projections."""
-        self.events.record(event)
         accumulator = self.accumulator
         try:
             delta = accumulator.feed(event)
         except BaseException as exc:
+            self.events.record(event)
             if accumulator.done:  # a `message-finish` that failed to make a message
                 self.fail(exc)
             raise
-        if delta is not None:
-            name, piece = delta
-            state = self.text if name == "text" else self.channel(name)
-            state.push(piece)  # type: ignore[arg-type]
+        if delta is None:
+            self.events.record(event)
+        elif delta[0] == "text":
+            self.events.record(self.events.pack(event, delta[1]))
+            self.text.push(delta[1])
+        else:
+            self.events.record(event)
+            self.channel(delta[0]).push(delta[1])
         if accumulator.done and not self.done:
             self._end()
 
