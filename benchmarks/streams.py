@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from anyio.lowlevel import current_token
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models._compat_bridge import chunks_to_events
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream as PeerStream
+from langchain_core.outputs import ChatGenerationChunk
 
 from benchmarks.case import Case, Side, times
 from benchmarks.peers import (
@@ -29,7 +31,7 @@ from benchmarks.peers import (
     text_of_v3,
     v3,
 )
-from langchain_anyio import AsyncChatModelStream, AsyncProjection
+from langchain_anyio import AsyncChatModelStream, AsyncProjection, open_stream
 from langchain_anyio._protocol.chunk_converter import ChunkBridge
 
 AT_ONCE, PACED = Model(count=times(2000)), Model(count=times(2000), paced=True)
@@ -137,6 +139,94 @@ def consumers(make: Callable[[], Any], number: int, burst: int, count: int) -> S
         return read
 
     return run
+
+
+def in_batches(make: Callable[[], Any], number: int, burst: int, count: int) -> Side:
+    """`number` consumers read in batches what `consumers()` reads step by step."""
+
+    async def run() -> int:
+        stream = make()
+        read, batches = 0, 0
+
+        async def consume() -> None:
+            nonlocal read, batches
+            async for text in stream.text.batches():
+                read += len(text)
+                batches += 1
+
+        tasks = [asyncio.ensure_future(consume()) for _ in range(number)]
+        await asyncio.sleep(0)
+        pushed = 0
+        for event in events(count):
+            stream.dispatch(event)
+            pushed += event["event"] == "content-block-delta"
+            if pushed and pushed % burst == 0:
+                await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        assert read == number * count * len(TEXT)
+        assert batches <= number * (count // burst + 2)
+        return number * count
+
+    return run
+
+
+class Page:
+    """What is shown of a text, made anew at each change of it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self.changes = 0
+        self.bytes = b""
+
+    def append(self, text: str) -> None:
+        self._pieces.append(text)
+        self.bytes = f"data: {json.dumps({'text': text})}\n\n".encode()
+        self.changes += 1
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+
+# Chunks a second, and how many come between two batches.
+RATE, PER_FRAME = 2000, 100
+
+
+class Steady(Model):
+    """A model of so many chunks a second."""
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        began = anyio.current_time()
+        for number in range(self.count):
+            await anyio.sleep_until(began + number / RATE)
+            yield chunk()
+
+
+STEADY = Steady(count=times(2000))
+
+
+async def page_of_ours() -> int:
+    page = Page()
+    began = anyio.current_time()
+    async with open_stream(STEADY, "hi") as stream:
+        async for text in stream.text.batches(PER_FRAME / RATE):
+            page.append(text)
+        await stream
+    frames = (anyio.current_time() - began) * RATE / PER_FRAME
+    assert len(page.text) == STEADY.count * len(TEXT)
+    assert page.changes <= frames + 2
+    return STEADY.count
+
+
+async def page_of_core() -> int:
+    page = Page()
+    stream = await v3(STEADY)
+    async for text in stream.text:
+        page.append(text)
+    await stream
+    assert len(page.text) == STEADY.count * len(TEXT)
+    assert page.changes == STEADY.count
+    return STEADY.count
 
 
 async def asked() -> int:
@@ -302,6 +392,24 @@ CASES = [
             ("100 consumers woken for each delta, per delta and consumer", 100, 1, 200, 0.9),
             ("100 consumers, bursts of 50, per delta and consumer", 100, 50, 1000, 1.0),
         )
+    ),
+    Case(
+        "100 consumers, bursts of 50, in batches, per delta and consumer",
+        in_batches(AsyncChatModelStream, 100, 50, times(1000)),
+        0.2,
+        consumers(PeerStream, 100, 50, times(1000)),
+        V3,
+        switches=(1 + 1 / 100) / 50,
+        values=9,
+    ),
+    Case(
+        "a page at 20 batches a second, 2,000 deltas a second, less the bare model, per delta",
+        page_of_ours,
+        None,
+        page_of_core,
+        V3,
+        bare(STEADY),
+        values=5,
     ),
     Case("to ask anyio whether the task is cancelled, 100 tasks", asked, None, values=9),
     Case(

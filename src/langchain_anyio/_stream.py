@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from operator import itemgetter
 from types import TracebackType
-from typing import Any, TypeVar, cast, final
+from typing import Any, Generic, Literal, TypeVar, cast, final, overload
 
 from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, UsageInfo
 from typing_extensions import Never, Self
 
 from ._errors import StreamCancelledError
+from ._primitives.batches import BatchIterator
 from ._primitives.checkpoints import ConsumerCheckpoints
 from ._primitives.projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState
-from ._protocol.accumulator import Delta
+from ._protocol.accumulator import Delta, TextDelta, ToolCallDelta
 from ._stream_state import Channel, EventsState, Run, StreamState
 
 P = TypeVar("P", bound=AsyncProjection[Any, Any])
+T = TypeVar("T")
 
 
 class AsyncChatModelStream:
@@ -193,7 +196,18 @@ class AsyncChatModelStream:
         """Iterate over `events`."""
         return self.events.__aiter__()
 
-    def interleave(self, *channels: Channel) -> InterleavedCursor:
+    @overload
+    def interleave(
+        self, channel: Literal["text", "reasoning"], /, *channels: Literal["text", "reasoning"]
+    ) -> InterleavedCursor[TextDelta]: ...
+
+    @overload
+    def interleave(self, channel: Literal["tool_calls"], /) -> InterleavedCursor[ToolCallDelta]: ...
+
+    @overload
+    def interleave(self, *channels: Channel) -> InterleavedCursor[Delta]: ...
+
+    def interleave(self, *channels: Channel) -> InterleavedCursor[Any]:
         """Iterate over several projections at once, in the order in which their deltas arrived.
 
         Args:
@@ -201,6 +215,9 @@ class AsyncChatModelStream:
 
         Returns:
             An async iterator of `(channel, delta)`, with the guarantees of a projection's iterator.
+            Its `batches()` gives lists of these, as `AsyncProjection.batches()`. A type checker
+            knows the delta's type by the channels asked for, after a check of `item[0]`, and in a
+            `match` statement.
 
         Raises:
             ValueError: A channel is unknown or given twice.
@@ -331,7 +348,7 @@ class _EventsProjection(AsyncProjection[MessagesData, "list[MessagesData]"]):
 
 
 @final
-class InterleavedCursor:
+class InterleavedCursor(Generic[T]):
     """One consumer's positions in several projections, see `AsyncChatModelStream.interleave()`."""
 
     __slots__ = ("__weakref__", "_channels", "_owner", "_positions", "_state", "_steps")
@@ -343,13 +360,27 @@ class InterleavedCursor:
         self._positions = {name: channel.dropped for name, channel in self._channels.items()}
         self._steps = ConsumerCheckpoints()
         for channel in self._channels.values():
-            # Not a `Cursor`, but only its `position_in()` is used.
-            channel.add_cursor(cast("Cursor[Any]", self))
+            channel.add_cursor(self)
 
-    def __aiter__(self) -> InterleavedCursor:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Delta:
+    def batches(self, interval: float = 0.0) -> BatchIterator[list[T]]:
+        """Iterate over lists of what has come since the last step.
+
+        This goes on where the iterator stands, and does not move it; otherwise as
+        `AsyncProjection.batches()`.
+
+        Args:
+            interval: The shortest time between two batches in seconds.
+
+        Raises:
+            TypeError: `interval` is not a number.
+            ValueError: `interval` is negative, infinite or NaN.
+        """
+        return _InterleavedBatches(self, self._state, self._owner, interval)
+
+    async def __anext__(self) -> T:
         events = self._state.events
         if events.start is not None:
             await events.start()
@@ -371,7 +402,7 @@ class InterleavedCursor:
                 raise StopAsyncIteration
             first = self._earliest_channel()
         self._positions[first] += 1
-        return cast("Delta", (first, self._channels[first].take(self._positions[first] - 1)))
+        return cast("T", (first, self._channels[first].take(self._positions[first] - 1)))
 
     def _earliest_channel(self) -> Channel | None:
         """Return the channel of the earliest delta not taken yet, if there is one."""
@@ -387,6 +418,43 @@ class InterleavedCursor:
 
     def position_in(self, state: ProjectionState[Any, Any]) -> int:
         """Return the position in one of the projections, given by its state."""
+        return next(
+            self._positions[name] for name, channel in self._channels.items() if channel is state
+        )
+
+
+@final
+class _InterleavedBatches(BatchIterator["list[T]"], Generic[T]):
+    __slots__ = ("_channels", "_positions")
+
+    def __init__(
+        self, cursor: InterleavedCursor[T], state: StreamState, owner: object, interval: float
+    ) -> None:
+        super().__init__(state.events, owner, interval)
+        self._channels = cursor._channels
+        self._positions = {**cursor._positions}
+        for channel in self._channels.values():
+            channel.add_cursor(self)
+
+    def _has_more(self) -> bool:
+        positions = self._positions
+        return any(channel.holds(positions[name]) for name, channel in self._channels.items())
+
+    def _take(self) -> list[T]:
+        found: list[tuple[int, T]] = []
+        for name, channel in self._channels.items():
+            position = self._positions[name]
+            if channel.holds(position):
+                assert channel.marks is not None
+                marks = channel.marks[position - channel.dropped :]
+                self._positions[name] = position + len(marks)
+                deltas = channel.take_all(position)
+                pairs = zip(marks, deltas, strict=True)
+                found += ((mark, cast("T", (name, delta))) for mark, delta in pairs)
+        found.sort(key=itemgetter(0))  # an event has at most one delta
+        return [delta for _, delta in found]
+
+    def position_in(self, state: ProjectionState[Any, Any]) -> int:
         return next(
             self._positions[name] for name, channel in self._channels.items() if channel is state
         )

@@ -67,6 +67,14 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
             self._drop_passed()
         return self._unpack(event)
 
+    @override
+    def take_all(self, position: int) -> list[MessagesData]:
+        events = self.deltas[position - self.dropped :]
+        self.flow.pass_by(position + len(events))
+        if self._cursors is not None:
+            self._drop_passed()
+        return [self._unpack(event) for event in events]
+
     def all(self) -> list[MessagesData]:
         """Return the events that are kept, oldest first."""
         return [self._unpack(event) for event in self.deltas]

@@ -200,7 +200,9 @@ def test_a_terminal_shows_all_that_comes(server: ProviderServer, backend: str) -
             *("Bubbles rise and", "disappear.", ""),
             *("→ find_rhymes", '{"word": "water"}', ""),
         ]
-        assert "\x1b[2;3mThe user\x1b[0m" in terminal.output
+        # However many pieces came at once, all the reasoning has its style, and the text has none.
+        assert terminal.output.startswith("\x1b[2;3mThe user")
+        assert re.search(r"\x1b\[2;3m[^\x1b]*song\.\x1b\[0m\r\n\r\nBubbles", terminal.output)
         assert "\x1b[1;36m→ find_rhymes \x1b[0m" in terminal.output
         assert "\r\nBubbles rise" in terminal.output
 

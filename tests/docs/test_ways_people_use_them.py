@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PAGE = (Path(__file__).parents[2] / "docs" / "examples.md").read_text(encoding="utf-8")
 EXAMPLES = dict(
     zip(
-        ("stream", "article", "handler", "two models", "stop", "timeout", "endpoint"),
+        ("stream", "article", "handler", "page", "two models", "stop", "timeout", "endpoint"),
         re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL),
         strict=True,
     )
@@ -70,7 +70,12 @@ WHOLE = Scenario(Reply(Text(*WORDS)))
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("example", "printed"),
-    (("stream", ANSWER), ("handler", ANSWER), ("two models", f"{ANSWER} | {ANSWER}\n")),
+    (
+        ("stream", ANSWER),
+        ("handler", ANSWER),
+        ("page", ANSWER),
+        ("two models", f"{ANSWER} | {ANSWER}\n"),
+    ),
 )
 async def test_an_example_prints_the_answer(
     example: str, printed: str, serve: Any, capsys: pytest.CaptureFixture[str]

@@ -58,6 +58,26 @@ def test_without_waiting() -> None:
     assert AsyncProjection.__module__ == AsyncTextProjection.__module__ == "langchain_anyio"
 
 
+def test_what_is_printed_says_how_to_read_it() -> None:
+    text, numbers, failed = (
+        AsyncTextProjection(),
+        AsyncProjection[int, str](),
+        AsyncTextProjection(),
+    )
+    text.push("secret")
+    text.push("text")
+    numbers.complete("final")
+    failed.fail(ValueError("secret"))
+    how = "deltas; iterate over it or await it>"
+    assert repr(text) == f"<AsyncTextProjection unfinished, 2 {how}"
+    assert f"{numbers}" == f"<AsyncProjection finished, 0 {how}"
+    assert str(failed) == f"<AsyncTextProjection failed with ValueError, 0 {how}"
+    _, state, push = state_without_replay()
+    for number in range(1000):
+        push(number)
+    assert repr(view(state)) == f"<AsyncProjection unfinished, 1000 {how}"
+
+
 def test_the_first_end_counts() -> None:
     projection = AsyncProjection[int, str]()
     error = ValueError()

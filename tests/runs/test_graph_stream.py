@@ -524,3 +524,33 @@ async def test_a_task_that_a_node_started_elsewhere_waits_for_the_end() -> None:
             with pytest.raises(StreamCancelledError):
                 await stream.output()
     assert log == ["ended", "closed"]
+
+
+# Batches
+
+
+@pytest.mark.parametrize("interval", (0, 1e6))
+async def test_batches_of_what_a_graph_gives(interval: float) -> None:
+    async with open_stream(in_turn(), {"seen": []}) as stream:
+        batches = [batch async for batch in stream.values.batches(interval)]
+        assert await stream.output() == {"seen": ["a", "b"]}
+        values = await stream.values
+    assert all(batches)
+    assert [value for batch in batches for value in batch] == values
+    assert values[-1] == {"seen": ["a", "b"]}
+    # Within the interval the graph goes on, and the end ends it.
+    assert len(batches) == 2 if interval else len(batches) > 1
+
+
+async def test_batches_of_a_graph_that_is_stuck_are_given_when_due() -> None:
+    endless = Endless()
+    graph = StateGraph(State).add_node("a", saying("a")).add_node("b", endless.node("b"))
+    stuck = graph.add_edge(START, "a").add_edge("a", "b").compile()
+    seen: list[Any] = []
+    with anyio.fail_after(HANGS):
+        async with open_stream(stuck, {"seen": []}) as stream:
+            async for batch in stream.values.batches(0.001):
+                seen += batch
+                if seen[-1] == {"seen": ["a"]}:
+                    break
+    assert seen == [{"seen": []}, {"seen": ["a"]}]

@@ -96,6 +96,9 @@ async def test_attributes_before_and_after() -> None:
     assert stream.finish_reason == "stop"
     assert stream.output_message is await stream
     assert repr(stream) == f"<AsyncChatModelStream finished, {len(MIXED)} events>"
+    how = "deltas; iterate over it or await it>"
+    assert str(stream.text) == f"<AsyncTextProjection finished, 2 {how}"
+    assert str(stream.events) == f"<AsyncProjection finished, {len(MIXED)} {how}"
     assert AsyncChatModelStream().namespace == []
 
 

@@ -179,6 +179,22 @@ class SharedCursorScene(ProjectionScene):
         assert sorted(self.all) == sorted(self.taken)
 
 
+class BatchesScene(ProjectionScene):
+    """Of the consumers, one in three waits for the final value, and the others read batches."""
+
+    def __init__(self, producers: int, consumers: int, interval: float) -> None:
+        super().__init__(producers, consumers)
+        self.cursors = [self.projection.batches(interval) for _ in range(consumers)]
+
+    async def consume(self, which: int) -> None:
+        if which % 3 == 2:
+            await super().consume(which)
+            return
+        async for batch in self.cursors[which]:
+            assert batch
+            self.got[which] += batch
+
+
 class HandlerScene(Scene):
     """Each producer tells the handler of a run of its own, all at the same time."""
 
@@ -214,6 +230,19 @@ class HandlerScene(Scene):
         assert statistics.tasks_waiting_get == statistics.tasks_waiting_put == 0
 
 
+class HandlerBatchesScene(HandlerScene):
+    """Each consumer reads batches of `runs()`."""
+
+    def __init__(self, producers: int, consumers: int, size: float, interval: float) -> None:
+        super().__init__(producers, consumers, size)
+        self.interval = interval
+
+    async def consume(self, which: int) -> None:
+        async for batch in self.handler.runs().batches(self.interval):
+            assert batch
+            self.taken += [int(token) for _, token in batch]
+
+
 CHAIN = UUID(int=1)
 
 
@@ -228,8 +257,14 @@ SCENES: dict[str, Callable[[int, int], Scene]] = {
     "Event": EventScene,
     "AsyncProjection": ProjectionScene,
     "AsyncProjection by one cursor": SharedCursorScene,
+    "Batches of a projection": lambda p, c: BatchesScene(p, c, 0),
+    "Batches of a projection, an interval apart": lambda p, c: BatchesScene(p, c, 1e6),
     "AsyncIteratorCallbackHandler of one token": lambda p, c: HandlerScene(p, c, 1),
     "AsyncIteratorCallbackHandler without a limit": lambda p, c: HandlerScene(p, c, math.inf),
+    "Batches of a handler": lambda p, c: HandlerBatchesScene(p, c, 1, 0),
+    "Batches of a handler, an interval apart": lambda p, c: HandlerBatchesScene(
+        p, c, math.inf, 1e6
+    ),
 }
 
 

@@ -45,6 +45,27 @@ def wake(waiter: Waiter) -> None:
         waiter.set_result(None)
 
 
+async def wait_until(waiter: Waiter, deadline: float) -> None:
+    """Wait until `waiter` is woken or the time on the event loop's clock is `deadline`.
+
+    On asyncio this is a timer and not a cancel scope, which could swallow a native cancellation
+    that comes in the same loop iteration as the deadline. The timer may be early by its resolution.
+    """
+    if backend() == "trio":
+        import trio
+
+        with trio.move_on_at(deadline):
+            await waiter
+        return
+    import asyncio
+
+    timer = asyncio.get_running_loop().call_at(deadline, wake, waiter)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+
+
 @cache
 def _trio_waiter() -> Callable[[int], Waiter]:
     import trio

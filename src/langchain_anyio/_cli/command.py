@@ -16,7 +16,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, final
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast, final
 
 import anyio
 from anyio.abc import TaskStatus
@@ -26,6 +28,7 @@ from langchain_anyio._open_stream import open_stream
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
+    from langchain_anyio._protocol.accumulator import Delta
     from langchain_anyio._stream import AsyncChatModelStream
     from langchain_anyio._stream_state import Channel
 
@@ -58,6 +61,7 @@ _HALF: Final = re.compile(r"[\r\ud800-\udbff]\Z")
 _PAIR: Final = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 _SECRET_NAME: Final = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _MAX_ERROR_LENGTH: Final = 1000
+_FRAME: Final = 1 / 25  # the shortest time in seconds between two changes of a terminal
 
 
 class _CommandError(Exception):
@@ -287,9 +291,9 @@ async def _answer(
 
 
 async def _show_events(stream: AsyncChatModelStream) -> None:
-    async for event in stream.events:
+    async for events in stream.events.batches():
         with _output_errors():
-            sys.stdout.write(f"{json.dumps(event, default=str)}\n")
+            sys.stdout.write("".join(f"{json.dumps(event, default=str)}\n" for event in events))
             sys.stdout.flush()
 
 
@@ -313,17 +317,21 @@ async def _show(stream: AsyncChatModelStream) -> None:
 
     try:
         try:
-            async for channel, delta in stream.interleave():
+            # Whatever reads a pipe gets everything at once, a person what the eye can follow.
+            interval = _FRAME if sys.stdout.isatty() else 0
+            async for batch in stream.interleave().batches(interval):
                 with _output_errors():
-                    if isinstance(delta, str):
-                        begin(channel, partial(display.write, channel))
-                        show(text.feed(delta))
-                    else:
-                        calls.add(delta["id"])
-                        key = (delta["id"], delta.get("index"))
+                    for delta in _join_text(batch):
+                        if delta[0] != "tool_calls":
+                            begin(delta[0], partial(display.write, delta[0]))
+                            show(text.feed(delta[1]))
+                            continue
+                        chunk = delta[1]
+                        calls.add(chunk["id"])
+                        key = (chunk["id"], chunk.get("index"))
                         begin(key, partial(display.tool_call, key, ""))
                         display.tool_call(
-                            key, clean(delta["name"] or ""), text.feed(delta["args"] or "")
+                            key, clean(chunk["name"] or ""), text.feed(chunk["args"] or "")
                         )
         finally:
             with _output_errors():
@@ -337,6 +345,15 @@ async def _show(stream: AsyncChatModelStream) -> None:
     finally:
         with _output_errors():
             display.end()
+
+
+def _join_text(deltas: list[Delta]) -> Iterator[Delta]:
+    """Yield the deltas in order, successive ones of the same text as one."""
+    for channel, same in groupby(deltas, key=itemgetter(0)):
+        if channel == "tool_calls":
+            yield from same
+        else:
+            yield channel, "".join(cast("str", text) for _, text in same)
 
 
 @final

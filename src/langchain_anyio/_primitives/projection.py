@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import anyio
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from langchain_anyio._backends.cancellation import without_cancellations
-from langchain_anyio._backends.waiters import Waiter
+from langchain_anyio._backends.waiters import Waiter, wait_until
 from langchain_anyio._errors import StreamCancelledError
 
 from .backpressure import Backpressure
+from .batches import BatchIterator, HasPosition, ProjectionBatches
 from .checkpoints import STEPS_CHECKED, ConsumerCheckpoints, raise_if_moved
 from .wakeup import Wakeup
 
@@ -33,7 +34,11 @@ _MIN_STEPS_BETWEEN_DROPS = 64
 class ProjectionState(Generic[D, F]):
     """The deltas, final value and waiting consumers of one projection.
 
-    All methods are sync except `wait_for_more()` and `wait_for_final()`.
+    All methods are sync except those whose names begin with `wait_for_`.
+
+    A producer that takes a step only when it is asked sets `request_more`. One that does so in a
+    task of its own also sets `request_step`, which asks without waiting and returns what the end of
+    the step fires, or `None` if nothing more will come.
 
     Invariants: `deltas[i]` is delta number `dropped + i` and belongs to event `marks[i]` of the
     flow; `more` is one of `flow.delta_wakeups`.
@@ -53,6 +58,7 @@ class ProjectionState(Generic[D, F]):
         "marks",
         "more",
         "request_more",
+        "request_step",
         "start",
     )
 
@@ -67,12 +73,13 @@ class ProjectionState(Generic[D, F]):
         self.flow: Backpressure | None = flow
         self.start: Callable[[], Awaitable[None]] | None = None
         self.request_more: Callable[[], Awaitable[bool]] | None = None
+        self.request_step: Callable[[], Wakeup | None] | None = None
         self.more: Wakeup = Wakeup()
         if flow is not None:
             flow.delta_wakeups.append(self.more)
         self._ended = Wakeup()
         # Not a WeakSet: another thread may collect a cursor while this one iterates over them.
-        self._cursors: list[weakref.ref[Cursor[Any]]] | None = None if replay else []
+        self._cursors: list[weakref.ref[HasPosition]] | None = None if replay else []
         self._until_drop = _MIN_STEPS_BETWEEN_DROPS
 
     def push(self, delta: D) -> None:
@@ -134,6 +141,18 @@ class ProjectionState(Generic[D, F]):
             self._drop_passed()
         return delta
 
+    def take_all(self, position: int) -> list[D]:
+        """Return the deltas from number `position` on, of which there are some, like `take()`."""
+        flow = self.flow
+        if flow is not None and flow.consumed < flow.produced and self.marks is not None:
+            mark = self.marks[-1]
+            if mark > flow.consumed:
+                flow.pass_by(mark)
+        deltas = self.deltas[position - self.dropped :]
+        if self._cursors is not None:
+            self._drop_passed()
+        return deltas
+
     def raise_error(self) -> NoReturn:
         """Raise the error with its original traceback, however often it was raised before."""
         assert self.error is not None
@@ -167,6 +186,31 @@ class ProjectionState(Generic[D, F]):
         if self.more.leave(waiter) and self.flow is not None:
             self.flow.pass_by(self.flow.produced)
 
+    async def wait_for_end(self, steps: ConsumerCheckpoints, deadline: float) -> None:
+        """Wait for the end, until `deadline` on the event loop's clock.
+
+        The consumer is not at the head meanwhile, so the producer may be held back.
+
+        Raises:
+            RuntimeError: As `join()` does.
+        """
+        if self.flow is not None:
+            self.flow.check_consumer(steps.current_loop())
+        await self.wait_for_step(self._ended, steps, deadline)
+
+    async def wait_for_step(
+        self, wakeup: Wakeup, steps: ConsumerCheckpoints, deadline: float
+    ) -> None:
+        """Wait for `wakeup`, until `deadline` on the event loop's clock."""
+        waiter = wakeup.join(steps)
+        try:
+            await wait_until(waiter, deadline)
+        except BaseException as exc:
+            raise_if_moved(exc)
+            raise
+        finally:
+            wakeup.leave(waiter)
+
     async def wait_for_final(self) -> F:
         """Wait for the final value and return it, or raise the error."""
         if self.start is not None:
@@ -193,7 +237,7 @@ class ProjectionState(Generic[D, F]):
             self.raise_error()
         return cast("F", self.final)
 
-    def add_cursor(self, cursor: Cursor[Any]) -> None:
+    def add_cursor(self, cursor: HasPosition) -> None:
         """Register a cursor; deltas that it has not passed are kept while it is alive."""
         if self.flow is not None:
             self.flow.shared = True
@@ -293,19 +337,20 @@ class Cursor(Generic[D]):
 class AsyncProjection(Generic[D, F]):
     """An async iterable of deltas, also awaitable for the final value.
 
-    A producer calls `push()` for each delta, then `complete()` or `fail()` once. There are three
+    A producer calls `push()` for each delta, then `complete()` or `fail()` once. There are four
     ways to read a projection:
 
     | to read | gives | can miss |
     |---|---|---|
     | `async for delta in projection` | every delta from the first, whenever it begins | nothing |
+    | `async for batch in projection.batches()` | the same deltas, all that have come at once | nothing |
     | `await projection` | the final value | the deltas |
     | `projection.done`, `.error` | the current state | whatever happens between two reads |
 
     Any number of iterators and awaiters can come and go, in any tasks of one event loop. Each
     iterator has its own cursor, so that none takes anything from another. A consumer that is
     cancelled, by a scope, a deadline or `Task.cancel()`, loses nothing: its cursor moves only when
-    a delta is returned. Each step is a cancellation point for cancel scopes, and lets other tasks
+    a delta or batch is returned. Each step is a cancellation point for cancel scopes, and lets other tasks
     run at least every 64 steps. All deltas are kept.
 
     An error is raised to every consumer, after the deltas that came before it and with its original
@@ -329,6 +374,20 @@ class AsyncProjection(Generic[D, F]):
         self._owner = owner
         return self
 
+    def __repr__(self) -> str:
+        state = self._state
+        if not state.done:
+            status = "unfinished"
+        elif state.error is None:
+            status = "finished"
+        else:
+            status = f"failed with {type(state.error).__name__}"
+        names = (cls.__name__ for cls in type(self).__mro__)
+        name = next(name for name in names if not name.startswith("_"))
+        count = state.dropped + len(state.deltas)
+        # Code that prints it may have meant its value.
+        return f"<{name} {status}, {count} deltas; iterate over it or await it>"
+
     @property
     def done(self) -> bool:
         """Whether the projection has ended, with its final value or with an error."""
@@ -351,14 +410,15 @@ class AsyncProjection(Generic[D, F]):
     def set_arequest_more(self, cb: Callable[[], Awaitable[bool]] | None) -> None:
         """Set a callback that consumers that have read everything await to get more.
 
-        Several consumers may call it at once.
+        Several consumers may call it at once. One that waits out the interval of `batches()` calls
+        it again and again, and never cancels it.
 
         Args:
             cb: An async function without arguments that makes the producer take one step and
                 returns whether it did. `False` means that nothing more will come: iteration ends,
                 and awaiters return what there is. `None` removes the callback.
         """
-        self._state.request_more = cb
+        self._state.request_more, self._state.request_step = cb, None
 
     def push(self, delta: D) -> None:
         """Append a delta and wake the consumers.
@@ -388,6 +448,33 @@ class AsyncProjection(Generic[D, F]):
     def __aiter__(self) -> Cursor[D]:
         """Iterate over all deltas from the first, then end or raise the error."""
         return Cursor(self._state, self._owner or self)
+
+    def batches(self, interval: float = 0.0) -> BatchIterator[list[D]]:
+        """Iterate over what has come since the last step, all at once.
+
+        A batch is a list of deltas, or of an `AsyncTextProjection` one `str`, and is never empty.
+        Iteration begins with the first delta and ends like `async for delta in projection`, with
+        the same guarantees. A step costs about as much as that of a single delta.
+
+        With an interval, the first batch comes as soon as there is one, and the last one as soon as
+        the projection ends. In between, the producer may run ahead, but no further than its buffer
+        allows: at most `max_buffer_size` events of `open_stream()` come in one interval.
+
+        Args:
+            interval: The shortest time between two batches in seconds, such as 0.05 for a page that
+                is updated 20 times a second.
+
+        Raises:
+            TypeError: `interval` is not a number.
+            ValueError: `interval` is negative, infinite or NaN.
+
+        Example:
+            ```python
+            async for text in stream.text.batches(interval=0.05):
+                await page.append(text)
+            ```
+        """
+        return ProjectionBatches(self._state, self._owner or self, interval, _as_it_is)
 
     def __await__(self) -> Generator[Any, Any, F]:
         """Wait for the final value; always a checkpoint.
@@ -428,9 +515,29 @@ class AsyncTextProjection(AsyncProjection[str, str]):
         _check_text("final value", final_value)
         super().complete(final_value)
 
+    # Whoever knows a projection to be one of text gets strings, which are no lists.
+    @override
+    def batches(self, interval: float = 0.0) -> BatchIterator[str]:  # type: ignore[override]
+        """Iterate over the text that has come since the last step, as one string.
+
+        Otherwise like `AsyncProjection.batches()`.
+
+        Args:
+            interval: The shortest time between two batches in seconds.
+
+        Raises:
+            TypeError: `interval` is not a number.
+            ValueError: `interval` is negative, infinite or NaN.
+        """
+        return ProjectionBatches(self._state, self._owner or self, interval, "".join)
+
     async def _wait(self) -> str:
         # `None` if `request_more()` returned `False` before the text was complete.
         return await super()._wait() or ""
+
+
+def _as_it_is(deltas: list[D]) -> list[D]:
+    return deltas
 
 
 def _check_text(name: str, value: object) -> None:

@@ -17,9 +17,9 @@ from .snapshot import copy_message, partial_message
 from .text_blocks import TextBlocks
 from .tool_calls import Block, ToolCalls
 
-Delta: TypeAlias = (
-    tuple[Literal["text", "reasoning"], str] | tuple[Literal["tool_calls"], ToolCallChunk]
-)
+TextDelta: TypeAlias = tuple[Literal["text", "reasoning"], str]
+ToolCallDelta: TypeAlias = tuple[Literal["tool_calls"], ToolCallChunk]
+Delta: TypeAlias = TextDelta | ToolCallDelta
 """The name of a projection, and what an event adds to it."""
 
 _WHOLE_BLOCKS = frozenset(

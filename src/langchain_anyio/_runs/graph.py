@@ -107,7 +107,7 @@ class GraphRun(BackgroundRun):
     def _feed(
         self, state: ProjectionState[Any, list[Any]], channel: Channel
     ) -> ProjectionState[Any, list[Any]]:
-        state.request_more = self.advance
+        state.request_more, state.request_step = self.advance, self._request_step
         self._channels.append((channel, state))
         return state
 
@@ -121,16 +121,23 @@ class GraphRun(BackgroundRun):
 
     async def advance(self) -> bool:
         """Wait for one step of the graph, shared by all waiters; return whether more may come."""
-        if self._over():
+        step = self._request_step()
+        if step is None:
             return False
+        await step.wait()
+        return not self._over()
+
+    def _request_step(self) -> Wakeup | None:
+        """Ask for one step of the graph; return what its end fires, or `None` after the last."""
+        if self._over():
+            return None
         if self._loop is None:
             self._loop = Loop()
             self._scope = anyio.CancelScope()
             name = "langchain_anyio.open_stream"
             spawn_background(self._main, name=name, context=copy_context(), on_done=self._left.set)
         self._wanted.set()
-        await self._advanced.wait()
-        return not self._over()
+        return self._advanced
 
     def _over(self) -> bool:
         return self._closing or self.events.done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final, overload
 
 from anyio import WouldBlock
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -13,6 +13,7 @@ from typing_extensions import Self, override
 
 from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._backends.waiters import waiters
+from langchain_anyio._primitives.batches import Pace
 from langchain_anyio._primitives.checkpoints import ConsumerCheckpoints
 
 from ._copies import Copied
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from langchain_anyio._primitives.event import Event
     from langchain_anyio._primitives.queue import Queue
 
+B = TypeVar("B")
 T = TypeVar("T")
 
 
@@ -58,12 +60,66 @@ class TokenIterator(AsyncIterator[T], Generic[T]):
         """
         return self._reader.step(self)
 
+    @overload
+    def batches(  # type: ignore[overload-overlap]  # a batch of text is a string, not a list
+        self: TokenIterator[str], interval: float = 0.0
+    ) -> TokenBatches[str]: ...
+
+    @overload
+    def batches(self, interval: float = 0.0) -> TokenBatches[list[T]]: ...
+
+    def batches(self, interval: float = 0.0) -> TokenBatches[Any]:
+        """Iterate over what has come since the last step, all at once.
+
+        A batch is the text of the tokens as one `str`, or of `runs()` a list, and is never empty.
+        The batches are part of this iteration: what one takes the other does not get.
+
+        With an interval, the first batch comes as soon as there is one, and the last one as soon as
+        the iteration ends. In between, models may run ahead, but no further than the handler's
+        buffer allows.
+
+        Args:
+            interval: The shortest time between two batches in seconds, such as 0.05 for a page that
+                is updated 20 times a second.
+
+        Raises:
+            TypeError: `interval` is not a number.
+            ValueError: `interval` is negative, infinite or NaN.
+        """
+        return TokenBatches(self, self._reader, interval)
+
     async def aclose(self) -> None:
         """End the iteration, and leave the remaining tokens for another one. Idempotent."""
         self._reader.close()
 
     def __del__(self) -> None:
         self._reader.drop()
+
+
+@final
+class TokenBatches(AsyncIterator[B], Generic[B]):
+    """The batches of a `TokenIterator`, with the same guarantees.
+
+    A step that is cancelled takes no token, also while it waits for the interval to be over.
+    """
+
+    __slots__ = ("_pace", "_reader", "_tokens")
+
+    def __init__(self, tokens: TokenIterator[Any], reader: _Reader[Any], interval: float) -> None:
+        self._pace = Pace(interval)
+        self._tokens = tokens  # which is open while it is alive
+        self._reader = reader
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, B]:
+        """Return the next batch; always a checkpoint."""
+        return self._reader.step_batch(self, self._pace)
+
+    async def aclose(self) -> None:
+        """End the iteration, as `TokenIterator.aclose()` does."""
+        await self._tokens.aclose()
 
 
 @final
@@ -143,6 +199,63 @@ class _Reader(Generic[T]):
             if self._dropped:
                 self.drop()
 
+    async def step_batch(self, iterator: object, pace: Pace) -> Any:
+        """Return all tokens that have come, as `step()` returns one.
+
+        Args:
+            iterator: The iterator, as in `step()`.
+            pace: When the next batch is due.
+        """
+        self._steps_begun += 1
+        del iterator
+        try:
+            queue, part = self._queue, self._part
+            ready = part is None or part.ended or self._over or queue.qsize() > 0
+            await self._steps.take(ready=ready)
+            while True:
+                with self._runs.lock:
+                    part = self._part or self._begin()
+                    early = pace.is_early() and not self._is_ending(part)
+                    if not early:
+                        if batch := self._take_all(part):
+                            pace.note_batch()
+                            return batch
+                        self._runs.settle()
+                        if self._is_ending(part):
+                            self._end(part)
+                    if self._loop is None:
+                        self._loop = Loop()
+                    self._steps.check_loop(self._loop.token)
+                    waiter = (self._steps.make_waiter or self._steps.look_up_waiters())()
+                    if early:
+                        queue.ends.join(waiter, self._loop)
+                    else:
+                        queue.expect_news(waiter, self._loop)
+                if early:
+                    await queue.ends.wait(waiter, pace.due)
+                else:
+                    await queue.news.wait(waiter)
+        finally:
+            self._steps_begun -= 1
+            if self._dropped:
+                self.drop()
+
+    def _take_all(self, part: RunNode | RunGroup) -> str | list[T]:
+        """Take the tokens that are there: as one string, unless each comes with an id."""
+        taken: list[Any] = []
+        while (run := self._next_run(part)) is not None:
+            taken.append(self._shape(run, self._queue.take()))
+        return "".join(taken) if self._shape is _token else taken
+
+    def _is_ending(self, part: RunNode | RunGroup) -> bool:
+        """Return whether no token will come after those that are there."""
+        return (
+            self._over
+            or self._remaining is not None
+            or part.ended
+            or self._runs.is_by_hand(self._hands)
+        )
+
     def _begin(self) -> RunNode | RunGroup:
         self._part = self._run or self._runs.next_span()
         self._hands = self._runs.hands
@@ -189,7 +302,7 @@ class _Reader(Generic[T]):
                     self._queue.released = True
                     self._queue.room.ring()
             self._over = True
-            self._queue.news.ring()
+            self._queue.announce_end()
 
     def drop(self) -> None:
         self._dropped = True
@@ -438,6 +551,6 @@ def _id_and_token(run: RunNode, token: str) -> tuple[UUID, str]:
     return run.id, token
 
 
-for _public in (AsyncIteratorCallbackHandler, TokenIterator):
+for _public in (AsyncIteratorCallbackHandler, TokenIterator, TokenBatches):
     _public.__module__ = "langchain_anyio"
 del _public

@@ -194,7 +194,7 @@ class RunTree:
             del self._open[run.id]
         run.root.open_parts.pop(run, None)
         if run.queue is not None:
-            run.queue.news.ring()
+            run.queue.announce_end()
         if run.parent is None and run.span is not None:
             span = run.span
             span.open -= 1
@@ -212,7 +212,7 @@ class RunTree:
             self._open_span(span.number + 1)
             self._ended_alone = True
             self.done.mark()
-        self.queue.news.ring()
+        self.queue.announce_end()
 
     # `done` set and cleared by hand
 
@@ -226,7 +226,7 @@ class RunTree:
         for queue in self._queues():
             # Iterations end now, and no model is held back for them.
             queue.released = queue.released or bool(self._open)
-            queue.news.ring()
+            queue.announce_end()
             queue.room.ring()
 
     def _cleared_by_hand(self) -> None:

@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import override
 
 from langchain_anyio._backends.event_loops import Loop
-from langchain_anyio._backends.waiters import Waiter, waiters, wake
+from langchain_anyio._backends.waiters import Waiter, wait_until, waiters, wake
 from langchain_anyio._primitives.event import Event
 from langchain_anyio._primitives.queue import Queue, QueueStatistics
 
@@ -69,13 +69,18 @@ class ThreadsafeWakeup:
         """Unregister `waiter`; does nothing if it has been woken already."""
         self._waiting.pop(waiter, None)
 
-    async def wait(self, waiter: Waiter) -> None:
-        """Wait for the next `ring()`; `waiter` must have joined."""
+    async def wait(self, waiter: Waiter, deadline: float | None = None) -> None:
+        """Wait for the next `ring()`, or until `deadline`; `waiter` must have joined."""
         try:
-            await waiter
+            if deadline is None:
+                await waiter
+            else:
+                await wait_until(waiter, deadline)
         except BaseException:
             self.leave(waiter)
             raise
+        if deadline is not None:
+            self.leave(waiter)
 
     def ring(self) -> None:
         """Wake all tasks that are waiting now."""
@@ -154,6 +159,7 @@ class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final for us
         "_last_indexed",
         "_lock",
         "_unknown",
+        "ends",
         "news",
         "readers",
         "released",
@@ -168,6 +174,7 @@ class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final for us
         self._last_indexed: list[Any] | None = None
         self._unknown = unknown
         self.news: ThreadsafeWakeup = ThreadsafeWakeup()
+        self.ends: ThreadsafeWakeup = ThreadsafeWakeup()
         self.room: ThreadsafeWakeup = ThreadsafeWakeup()
         self.readers: int = 0
         """Number of iterators that read from this queue."""
@@ -261,6 +268,11 @@ class TokenQueue(Queue[T], Generic[T, R]):  # type: ignore[misc]  # final for us
         self.news.join(waiter, loop)
         # A waiting consumer makes room in a queue without a buffer.
         self.room.ring()
+
+    def announce_end(self) -> None:
+        """Wake the iterators, of which some may have ended; call it with the lock held."""
+        self.news.ring()
+        self.ends.ring()
 
     def move(self, run: R, target: TokenQueue[T, R]) -> None:
         """Move the items of `run` and of its parts to `target`, in order and whatever its size.
