@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import StreamCancelledError as StreamCancelledError
     from ._errors import StreamStalledError as StreamStalledError
+    from ._errors import StreamTruncatedError as StreamTruncatedError
     from ._graph_stream import GraphStream as GraphStream
     from ._open_stream import open_stream as open_stream
     from ._primitives.event import Event as Event
@@ -42,6 +43,7 @@ _MODULES = {
     "open_stream": "_open_stream",
     "StreamCancelledError": "_errors",
     "StreamStalledError": "_errors",
+    "StreamTruncatedError": "_errors",
     "Event": "_primitives.event",
     "GraphStream": "_graph_stream",
     "AsyncProjection": "_primitives.projection",

@@ -35,6 +35,17 @@ class StreamStalledError(TimeoutError):
         return type(self), (self.chunk_timeout,)
 
 
-for _error in (StreamCancelledError, StreamStalledError):
+class StreamTruncatedError(ConnectionError):
+    """The answer ended before the model had finished it.
+
+    The connection was cut where HTTP takes that for the end: none of the marks has come by which
+    the provider ends an answer.
+    """
+
+    def __init__(self, message: str = "the answer ended before the model had finished it") -> None:
+        super().__init__(message)
+
+
+for _error in (StreamCancelledError, StreamStalledError, StreamTruncatedError):
     _error.__module__ = "langchain_anyio"
 del _error

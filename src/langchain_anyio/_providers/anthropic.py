@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from .decoding.clients import decoding
 from .http_clients import http_client_of, is_default, loop_clients, settings_of
 from .views import ABSENT, view_of
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
-    """Return a view of the model with an SDK client of this loop."""
+    """Return a view of the model with an SDK client of this loop, whose streams are decoded here."""
     langchain_anthropic, anthropic = sys.modules["langchain_anthropic"], sys.modules["anthropic"]
     stored: Any = model.__dict__.get("_async_client", ABSENT)
     sdk = stored
@@ -27,7 +29,8 @@ def anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
             return model
     used = http_client_of(sdk)
     if not is_default(used, anthropic, model, langchain_anthropic.ChatAnthropic):
-        return model
+        shown = {"_async_client": partial(decoding, None)}
+        return view_of(model, shown, loop_clients().are_current)
     proxy = cast("Any", model).anthropic_proxy
 
     def open_client() -> Any:
@@ -44,4 +47,4 @@ def anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
         # If the model had no client, it may have got one since, with the same HTTP client.
         return ours if now is ABSENT or now is stored or http_client_of(now) is used else now
 
-    return view_of(model, {"_async_client": show}, clients.are_current)
+    return view_of(model, {"_async_client": partial(decoding, show)}, clients.are_current)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import cache, partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
@@ -13,6 +13,7 @@ from langchain_anyio._backends.current import backend
 from langchain_anyio._langchain_core import needs_asyncio
 
 from .chunk_timeout import ChunkTimeout, bounded, elsewhere
+from .decoding.clients import decoding
 from .http_clients import http_client_of, instead, is_default, loop_clients, settings_of
 from .views import mixin_of, view_of
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def openai_for_current_loop(model: Any) -> BaseChatModel:
-    """Return a view of the model with SDK clients of this loop, and its limit on each wait."""
+    """Return a view of the model with SDK clients of this loop, whose streams are decoded here.
+
+    The view keeps the model's limit on each wait for a chunk.
+    """
     shown: dict[str, Any] = {}
     sdk, completions = model.root_async_client, model.async_client
     http = _openai_http_client(model)
@@ -39,18 +43,19 @@ def openai_for_current_loop(model: Any) -> BaseChatModel:
                 ours = None if http is None else second.with_options(**options)
             if ours is not None:
                 shown["async_client"] = partial(instead, completions, ours.chat.completions)
+    for name in ("root_async_client", "async_client"):
+        # A raw response is asked for if its headers are.
+        shown[name] = partial(decoding, shown.get(name), raw_models=True)
     # Older releases of langchain-openai have neither this setting nor the socket options.
     seconds = getattr(model, "stream_chunk_timeout", None)
     if seconds and seconds > 0:
         limit = ChunkTimeout(model, sys.modules["langchain_openai"].StreamChunkTimeoutError)
         for name in ("root_async_client", "async_client"):
-            shown[name] = partial(bounded, shown.get(name), limit)
+            shown[name] = partial(bounded, shown[name], limit)
         shown["stream_chunk_timeout"] = elsewhere
     below = None
     if backend() == "trio" and needs_asyncio():
         below = _openai_on_trio()
-    if not shown and not (below and model.disable_streaming):
-        return cast("BaseChatModel", model)
     result: BaseChatModel = view_of(model, shown, loop_clients().are_current, below=below)
     return result
 

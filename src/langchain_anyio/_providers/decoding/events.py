@@ -1,0 +1,158 @@
+"""Server-sent events from bytes, as the decoders of the SDKs give them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+
+_END: Final = b"\n\n"
+_DATA: Final = b"data: "
+_OBJECT: Final = _DATA + b"{"
+_EVENT: Final = b"event: "
+# Bytes of the end that are kept: those of a mark, and of the line's end before it.
+_TAIL: Final = 64
+_DONE: Final = re.compile(rb"[\r\n]data: ?\[DONE\][^\r\n]*[\r\n]*\Z")
+
+
+class SDKDecoder(Protocol):
+    """The decoder of an SDK."""
+
+    def decode(self, line: str) -> Any: ...
+
+    def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncIterator[Any]: ...
+
+
+@final
+class Event:
+    """A server-sent event, with what the SDKs read of one."""
+
+    __slots__ = ("data", "event")
+
+    id: Final = None
+    retry: Final = None
+
+    def __init__(self, event: str | None, data: str) -> None:
+        self.event = event
+        self.data = data
+
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+
+@final
+class EventDecoder:
+    """Decodes the bytes of a response, in place of an SDK's decoder and to equal events.
+
+    Events in the plain form of all servers of these SDKs, an object in one line of data with or
+    without its name before it, are decoded here. Lines of any other event go to the SDK's decoder, one by one; from
+    the first carriage return on, all bytes do.
+
+    Memory is bounded by the longest event.
+
+    Args:
+        sdk: The SDK's decoder.
+        on_end: Called when the bytes have ended, after their last event, with whether `[DONE]` was
+            among them. May raise.
+    """
+
+    __slots__ = ("_done", "_on_end", "_pending", "_sdk")
+
+    def __init__(self, sdk: SDKDecoder, on_end: Callable[[bool], object]) -> None:
+        self._sdk = sdk
+        self._on_end = on_end
+        self._pending = bytearray()
+        self._done = False
+
+    async def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+        """Iterate over the events; the SDKs call this."""
+        async for data in iterator:
+            if b"\r" in data:
+                async for event in self._sdk.aiter_bytes(self._rest(data, iterator)):
+                    self._note(event)
+                    yield event
+                break
+            for event in self.feed(data):
+                yield event
+        else:
+            for event in self.finish():
+                yield event
+        # The bytes may end within the event of the mark.
+        begin = b"" if len(self._pending) > _TAIL else b"\n"
+        self._on_end(self._done or _DONE.search(begin + self._pending[-_TAIL:]) is not None)
+
+    async def _rest(
+        self, data: bytes, iterator: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes, None]:
+        # How the SDK's decoder splits lines may depend on where the bytes are split.
+        pending = self._pending
+        pending += data
+        yield bytes(pending)
+        async for data in iterator:
+            yield data
+            pending += data
+            del pending[: -_TAIL - 1]
+
+    def feed(self, data: bytes) -> Iterable[Any]:
+        """Decode more bytes, without carriage returns, up to the end of the last whole event."""
+        pending = self._pending
+        if pending:
+            # Only what is new, and the byte before it, can complete the event.
+            begin = len(pending) - 1
+            pending += data
+            if pending.find(_END, begin) < 0:
+                return ()
+            data = bytes(pending)
+            pending.clear()
+        elif data.find(_END) == len(data) - len(_END):
+            # One whole event, as nearly all servers write them.
+            event = _plain(data[: -len(_END)])
+            if event is not None:
+                return (event,)
+        return self._blocks(data)
+
+    def _blocks(self, data: bytes) -> Iterator[Any]:
+        blocks = data.split(_END)
+        self._pending += blocks.pop()
+        for block in blocks:
+            event = _plain(block)
+            if event is not None:
+                yield event
+                continue
+            yield from self._by_lines(block.split(b"\n"))
+            yield from self._by_lines((b"",))
+
+    def finish(self) -> Iterator[Any]:
+        """Decode what is left at the end of the bytes."""
+        lines = bytes(self._pending).split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        return self._by_lines(lines)
+
+    def _by_lines(self, lines: Iterable[bytes]) -> Iterator[Any]:
+        for line in lines:
+            event = self._sdk.decode(line.decode("utf-8"))
+            if event is not None:
+                self._note(event)
+                yield event
+
+    def _note(self, event: Any) -> None:
+        if event.data.startswith("[DONE]"):
+            self._done = True
+
+
+def _plain(block: bytes) -> Event | None:
+    """Return an event in its plain form; `None` if it has another one, or is not UTF-8."""
+    name = None
+    try:
+        if block.startswith(_EVENT):
+            line, _, block = block.partition(b"\n")
+            name = line.decode("utf-8")[len(_EVENT) :] or None
+        if not block.startswith(_OBJECT) or b"\n" in block:
+            return None
+        return Event(name, block.decode("utf-8")[len(_DATA) :])
+    except UnicodeDecodeError:
+        return None  # the SDK's decoder raises for the same line
