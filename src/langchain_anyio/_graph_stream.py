@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from typing_extensions import Self
@@ -11,6 +11,7 @@ from typing_extensions import Self
 from ._primitives.projection import AsyncProjection, Cursor, ProjectionState
 from ._runs.drop_guard import DropGuard
 from ._runs.graph import GraphRun
+from ._stream_state import ClosedOnExit
 
 if TYPE_CHECKING:
     from ._stream import AsyncChatModelStream
@@ -34,7 +35,7 @@ class GraphOutput:
 
 
 @final
-class GraphStream:
+class GraphStream(ClosedOnExit):
     """The stream of a graph's run, which `open_stream(graph, input)` returns.
 
     Its projections are those of langgraph's run stream, as `AsyncProjection`s: any number of
@@ -171,14 +172,6 @@ class GraphStream:
         self._run.open()
         self._entered = True
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 GraphStream.__module__ = "langchain_anyio"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from operator import itemgetter
-from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, cast, final, overload
 
 from langchain_core.messages import AIMessage
@@ -16,13 +15,13 @@ from ._primitives.batches import BatchIterator
 from ._primitives.checkpoints import ConsumerCheckpoints
 from ._primitives.projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState
 from ._protocol.accumulator import Delta, TextDelta, ToolCallDelta
-from ._stream_state import Channel, EventsState, Run, StreamState
+from ._stream_state import Channel, ClosedOnExit, EventsState, Run, StreamState
 
 P = TypeVar("P", bound=AsyncProjection[Any, Any])
 T = TypeVar("T")
 
 
-class AsyncChatModelStream:
+class AsyncChatModelStream(ClosedOnExit):
     """One message of a chat model, while it arrives and afterwards.
 
     | attribute | iterate for | await for |
@@ -222,10 +221,7 @@ class AsyncChatModelStream:
         Raises:
             ValueError: A channel is unknown or given twice.
         """
-        known: tuple[Channel, ...] = ("text", "reasoning", "tool_calls")
-        if not set(channels) <= set(known) or len(set(channels)) < len(channels):
-            raise ValueError(f"channels must be distinct and among {known}, not {channels}")
-        return InterleavedCursor(self._state, channels or known, self._owner or self)
+        return InterleavedCursor(self._state, channels, self._owner or self)
 
     def __await__(self) -> Generator[Any, Any, AIMessage]:
         """Wait for the message and for the callbacks at the run's end.
@@ -324,15 +320,6 @@ class AsyncChatModelStream:
         self._entered = True
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Call `aclose()`, which does not raise the model's error."""
-        await self.aclose()
-
 
 class _EventsProjection(AsyncProjection[MessagesData, "list[MessagesData]"]):
     __slots__ = ()
@@ -354,9 +341,12 @@ class InterleavedCursor(Generic[T]):
     __slots__ = ("__weakref__", "_channels", "_owner", "_positions", "_state", "_steps")
 
     def __init__(self, state: StreamState, channels: tuple[Channel, ...], owner: object) -> None:
+        known: tuple[Channel, ...] = ("text", "reasoning", "tool_calls")
+        if not set(channels) <= set(known) or len(set(channels)) < len(channels):
+            raise ValueError(f"channels must be distinct and among {known}, not {channels}")
         self._state = state
         self._owner = owner
-        self._channels = {name: state.channel(name) for name in channels}
+        self._channels = {name: state.channel(name) for name in channels or known}
         self._positions = {name: channel.dropped for name, channel in self._channels.items()}
         self._steps = ConsumerCheckpoints()
         for channel in self._channels.values():

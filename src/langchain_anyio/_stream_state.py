@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, Literal, cast, final
 
 from langchain_core.messages import AIMessage
@@ -213,6 +214,25 @@ class StreamState:
                 state.complete(value)
             else:
                 state.fail(accumulator.error)
+
+
+class ClosedOnExit(ABC):
+    """A stream that is closed when its `async with` block is left."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Stop what feeds the stream, and wait until it has ended."""
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Call `aclose()`, which does not raise the error that ended the stream."""
+        await self.aclose()
 
 
 class Run(ABC):

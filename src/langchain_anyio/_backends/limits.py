@@ -1,4 +1,4 @@
-"""How long cleanups may take, in seconds; read where they are used, so that tests can set them."""
+"""Time limits of cleanups, in seconds; read where they are used, so that tests can set them."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Pace:
 
 
 class Source(Protocol):
-    """What batches are read from; a `ProjectionState` is one."""
+    """A source of batches, such as a `ProjectionState`."""
 
     start: Callable[[], Awaitable[None]] | None
     request_more: Callable[[], Awaitable[bool]] | None

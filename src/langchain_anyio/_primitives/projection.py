@@ -343,15 +343,15 @@ class AsyncProjection(Generic[D, F]):
     | to read | gives | can miss |
     |---|---|---|
     | `async for delta in projection` | every delta from the first, whenever it begins | nothing |
-    | `async for batch in projection.batches()` | the same deltas, all that have come at once | nothing |
+    | `async for batch in projection.batches()` | all that has come, at once | nothing |
     | `await projection` | the final value | the deltas |
     | `projection.done`, `.error` | the current state | whatever happens between two reads |
 
     Any number of iterators and awaiters can come and go, in any tasks of one event loop. Each
     iterator has its own cursor, so that none takes anything from another. A consumer that is
     cancelled, by a scope, a deadline or `Task.cancel()`, loses nothing: its cursor moves only when
-    a delta or batch is returned. Each step is a cancellation point for cancel scopes, and lets other tasks
-    run at least every 64 steps. All deltas are kept.
+    a delta or batch is returned. Each step is a cancellation point for cancel scopes, and lets
+    other tasks run at least every 64 steps. All deltas are kept.
 
     An error is raised to every consumer, after the deltas that came before it and with its original
     traceback.

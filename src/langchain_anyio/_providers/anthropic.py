@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def anthropic_for_current_loop(model: BaseChatModel) -> BaseChatModel:
-    """Return a view of the model with an SDK client of this loop, whose streams are decoded here."""
+    """Return a view of the model with an SDK client of this loop, and streams decoded here."""
     langchain_anthropic, anthropic = sys.modules["langchain_anthropic"], sys.modules["anthropic"]
     stored: Any = model.__dict__.get("_async_client", ABSENT)
     sdk = stored

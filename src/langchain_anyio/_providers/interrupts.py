@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @final
 class Interrupts:
-    """What a blocking call has opened, and what makes its reads return.
+    """Functions that make the reads of a blocking call return.
 
     A worker thread adds to it, and the event loop fires it. What is added later is fired at once.
     """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """What is inside the bindings that the user gave: a model, what ends in one, or a graph.
+    """The runnable inside the bindings that the user gave: a model, a chain of one, or a graph.
 
     Attributes:
         runnable: The model, the sequence, the retries, the fallbacks or the graph.

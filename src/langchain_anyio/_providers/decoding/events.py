@@ -48,8 +48,8 @@ class EventDecoder:
     """Decodes the bytes of a response, in place of an SDK's decoder and to equal events.
 
     Events in the plain form of all servers of these SDKs, an object in one line of data with or
-    without its name before it, are decoded here. Lines of any other event go to the SDK's decoder, one by one; from
-    the first carriage return on, all bytes do.
+    without its name before it, are decoded here. Lines of any other event go to the SDK's decoder,
+    one by one; from the first carriage return on, all bytes do.
 
     Memory is bounded by the longest event.
 

@@ -81,7 +81,7 @@ def light(
 
 @final
 class LightDict(dict[str, Any]):
-    """What `model_dump()` of a model returns, which also has the model's attributes."""
+    """The result of a model's `model_dump()`, which also has the model's attributes."""
 
     __slots__ = ("_make",)
 

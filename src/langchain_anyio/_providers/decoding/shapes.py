@@ -1,8 +1,8 @@
 """Which data the SDKs' models take as it is, read from the models themselves.
 
 The SDKs construct their models without validation. Data whose every field is known and of the type
-that it is annotated with goes through such a model and comes out of its `model_dump()` equal, except
-that fields that are missing have their defaults.
+that it is annotated with goes through such a model and comes out of its `model_dump()` equal,
+except that fields that are missing have their defaults.
 """
 
 from __future__ import annotations
