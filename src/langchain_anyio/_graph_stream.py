@@ -11,7 +11,7 @@ from typing_extensions import Self
 from ._primitives.projection import AsyncProjection, Cursor, ProjectionState
 from ._runs.drop_guard import DropGuard
 from ._runs.graph import GraphRun
-from ._stream_state import ClosedOnExit
+from ._stream_state import ClosedOnExit, enter
 
 if TYPE_CHECKING:
     from ._stream import AsyncChatModelStream
@@ -171,6 +171,7 @@ class GraphStream(ClosedOnExit):
     async def __aenter__(self) -> Self:
         self._run.open()
         self._entered = True
+        enter(self._run)
         return self
 
 

@@ -15,7 +15,7 @@ from ._primitives.batches import BatchIterator
 from ._primitives.checkpoints import ConsumerCheckpoints
 from ._primitives.projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState
 from ._protocol.accumulator import Delta, TextDelta, ToolCallDelta
-from ._stream_state import Channel, ClosedOnExit, EventsState, Run, StreamState
+from ._stream_state import Channel, ClosedOnExit, EventsState, Run, StreamState, enter
 
 P = TypeVar("P", bound=AsyncProjection[Any, Any])
 T = TypeVar("T")
@@ -316,8 +316,10 @@ class AsyncChatModelStream(ClosedOnExit):
             self._state.fail(StreamCancelledError())
 
     async def __aenter__(self) -> Self:
-        """Return the stream, which starts at its first use."""
+        """Return the stream; it starts when it, or a handler of its run, is first read."""
         self._entered = True
+        if self._run is not None:
+            enter(self._run)
         return self
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Literal, cast, final
+from typing import Any, Literal, Protocol, cast, final
 
 from langchain_core.messages import AIMessage
 from langchain_protocol.protocol import MessagesData, ToolCall, ToolCallChunk, UsageInfo
@@ -216,6 +218,47 @@ class StreamState:
                 state.fail(accumulator.error)
 
 
+class Startable(Protocol):
+    """A run that can be started for a callback handler whose tokens a task reads."""
+
+    async def start_for(self, reader: object) -> None:
+        """Start, unless it has started, if one of its handlers gives its tokens to `reader`.
+
+        Nobody may read the stream itself, so the run is not held back for it from then on.
+        """
+        ...
+
+
+# Runs of the streams whose blocks the current task has entered, or one that has started it.
+_entered: ContextVar[tuple[weakref.ref[Startable], ...]] = ContextVar(
+    "langchain_anyio_entered", default=()
+)
+
+
+def enter(run: Startable) -> None:
+    """Let `start_entered()` start a run whose block the current task enters."""
+    known = [ref for ref in _entered.get() if ref() is not None]
+    _entered.set((*known, weakref.ref(run)))
+
+
+async def start_entered(reader: object) -> None:
+    """Start the runs around the current task that give tokens to `reader`, which will wait."""
+    for ref in _entered.get():
+        run = ref()
+        if run is not None:
+            await run.start_for(reader)
+
+
+def gives_tokens_to(reader: object, callbacks: object) -> bool:
+    """Return whether one of the callback handlers, or of a manager's, gives tokens to `reader`."""
+    handlers = getattr(callbacks, "handlers", callbacks)
+    return isinstance(handlers, list) and any(
+        feeds(reader)
+        for handler in handlers
+        if (feeds := getattr(handler, "_gives_tokens_to", None)) is not None
+    )
+
+
 class ClosedOnExit(ABC):
     """A stream that is closed when its `async with` block is left."""
 
@@ -241,6 +284,10 @@ class Run(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Stop, clean up and report the end to the callbacks, within bounded time."""
+
+    @abstractmethod
+    async def start_for(self, reader: object) -> None:
+        """See `Startable.start_for()`."""
 
     @abstractmethod
     def check_waiter(self) -> None:

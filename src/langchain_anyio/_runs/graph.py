@@ -28,6 +28,7 @@ from langchain_anyio._primitives.projection import (
 )
 from langchain_anyio._primitives.wakeup import Wakeup
 from langchain_anyio._providers.within_runs import models_on_this_loop
+from langchain_anyio._stream_state import gives_tokens_to
 
 from .cleanup import BackgroundRun, TimeLimit
 from .langgraph import Channel, GraphRunStream, MakeMessage, Message
@@ -65,6 +66,7 @@ class GraphRun(BackgroundRun):
         self._projections: dict[str, Any] = {}
         self._wanted = Event()
         self._advanced = Wakeup()
+        self._goes_on = False
         self._closing = False
         self._exit: BaseException | None = None
         self._left = Event()
@@ -131,13 +133,23 @@ class GraphRun(BackgroundRun):
         """Ask for one step of the graph; return what its end fires, or `None` after the last."""
         if self._over():
             return None
+        self._start()
+        self._wanted.set()
+        return self._advanced
+
+    def _start(self) -> None:
         if self._loop is None:
             self._loop = Loop()
             self._scope = anyio.CancelScope()
             name = "langchain_anyio.open_stream"
             spawn_background(self._main, name=name, context=copy_context(), on_done=self._left.set)
-        self._wanted.set()
-        return self._advanced
+
+    async def start_for(self, reader: object) -> None:
+        """See `Startable.start_for()`: the graph takes all its steps without being asked."""
+        callbacks = (self._config or {}).get("callbacks")
+        if self._loop is None and not self._over() and gives_tokens_to(reader, callbacks):
+            self._goes_on = True
+            self._start()
 
     def _over(self) -> bool:
         return self._closing or self.events.done
@@ -178,8 +190,9 @@ class GraphRun(BackgroundRun):
                 self._end(error)
 
     async def _is_wanted(self) -> bool:
-        await self._wanted.wait()
-        self._wanted.clear()
+        if not self._goes_on:
+            await self._wanted.wait()
+            self._wanted.clear()
         return not self._closing
 
     def _pass_on(self) -> None:

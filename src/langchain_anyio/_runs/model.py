@@ -23,7 +23,7 @@ from langchain_anyio._backends.tasks import spawn_background, spawn_surely, unin
 from langchain_anyio._errors import StreamCancelledError
 from langchain_anyio._langchain_core import ModelCall, prepare_call
 from langchain_anyio._primitives.event import Event
-from langchain_anyio._stream_state import Run, StreamState
+from langchain_anyio._stream_state import Run, StreamState, gives_tokens_to
 
 from .answer import answer_of_model
 from .callbacks import Dispatcher
@@ -79,6 +79,8 @@ class ModelRun(BackgroundRun, Run):
         self._limit = max_buffer_size
         self._chunk_timeout = chunk_timeout
         self._stall: StallTimer | None = None
+        config = target.config or {}
+        self._callbacks = config.get("callbacks") if call is None else call.callbacks
         self._closed_unstarted = False
         self._late = LateError()
         self._left_model = Event()
@@ -94,6 +96,12 @@ class ModelRun(BackgroundRun, Run):
         if self._loop is not None or self._closed_unstarted:
             return
         await uninterrupted(self._start)
+
+    @override
+    async def start_for(self, reader: object) -> None:
+        if self._loop is None and gives_tokens_to(reader, self._callbacks):
+            self._state.flow.awaiting_final += 1
+            await self.start()
 
     async def _start(self) -> None:
         self._loop = Loop()
@@ -269,7 +277,7 @@ class ModelRun(BackgroundRun, Run):
             if not (self._state.done or self._has_begun()):
                 raise ValueError("No generation chunks were returned")
         except Exception as exc:
-            if self._may_go_on():
+            if self._route is not None and self._route.may_go_on:
                 # The next attempt begins when nothing of this one is left.
                 await self._generators.aclose(exc)
             raise
@@ -277,14 +285,9 @@ class ModelRun(BackgroundRun, Run):
     def _has_begun(self) -> bool:
         return self._state.flow.produced > 0
 
-    def _may_go_on(self) -> bool:
-        return self._route is not None and self._route.may_go_on
-
     def _fail_attempt(self, error: BaseException) -> None:
-        if not (isinstance(error, Exception) and self._may_go_on()):
+        if self._route is None or not (self._route.may_go_on and isinstance(error, Exception)):
             self._fail(error)
-
-    # The end
 
     async def _clean_up(self, foreign: BaseException | None) -> None:
         if self._state.accumulator.message is not None and not (

@@ -15,6 +15,7 @@ from langchain_anyio._backends.event_loops import Loop
 from langchain_anyio._backends.waiters import waiters
 from langchain_anyio._primitives.batches import Pace
 from langchain_anyio._primitives.checkpoints import ConsumerCheckpoints
+from langchain_anyio._stream_state import start_entered
 
 from ._copies import Copied
 from ._run_node import RunGroup, RunNode
@@ -179,6 +180,8 @@ class _Reader(Generic[T]):
             queue, part = self._queue, self._part
             ready = part is None or part.ended or self._over or queue.qsize() > 0
             await self._steps.take(ready=ready)
+            if part is None:
+                await start_entered(self._runs)
             while True:
                 with self._runs.lock:
                     part = self._part or self._begin()
@@ -212,6 +215,8 @@ class _Reader(Generic[T]):
             queue, part = self._queue, self._part
             ready = part is None or part.ended or self._over or queue.qsize() > 0
             await self._steps.take(ready=ready)
+            if part is None:
+                await start_entered(self._runs)
             while True:
                 with self._runs.lock:
                     part = self._part or self._begin()
@@ -414,6 +419,9 @@ class AsyncIteratorCallbackHandler(Copied, AsyncCallbackHandler):
         return self.aiter()
 
     # Events of models
+
+    def _gives_tokens_to(self, reader: object) -> bool:
+        return self._runs is reader
 
     @override
     async def on_chat_model_start(
