@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pickle
+import sys
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anthropic
 import anyio
-import httpx2
+import openai
 import pytest
 from anthropic._streaming import SSEDecoder as AnthropicDecoder
 from hypothesis import event as note
 from hypothesis import given
+from hypothesis import strategies as st
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 from openai._streaming import SSEDecoder as OpenAIDecoder
 
 from langchain_anyio import StreamTruncatedError
+from langchain_anyio._providers.decoding import streams
+from langchain_anyio._providers.decoding.anthropic_messages import Messages
+from langchain_anyio._providers.decoding.events import EventDecoder
+from langchain_anyio._providers.decoding.light import Light, LightDict
+from langchain_anyio._providers.decoding.openai_chat import ChatCompletions
+from langchain_anyio._providers.decoding.openai_responses import Responses
 from langchain_anyio._providers.table import for_current_loop
 from tally import tried
 from wire_strategies import bodies, chat_chunks, message_events, response_events
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 FORMATS: dict[str, Any] = {
     "chat_completions": bodies(chat_chunks(), named=False),
@@ -34,7 +45,17 @@ FORMATS: dict[str, Any] = {
 }
 
 
-class Body(httpx2.AsyncByteStream):
+# The SDKs' newer releases use httpx.
+httpx: Any = importlib.import_module(
+    next(
+        base.__module__.partition(".")[0]
+        for base in openai.DefaultAsyncHttpxClient.__mro__
+        if base.__name__ == "AsyncClient"
+    )
+)
+
+
+class Body(httpx.AsyncByteStream):
     def __init__(self, parts: list[bytes]) -> None:
         self._parts = parts
         self.closed = False
@@ -47,24 +68,24 @@ class Body(httpx2.AsyncByteStream):
         self.closed = True
 
 
-class Transport(httpx2.AsyncBaseTransport):
+class Transport(httpx.AsyncBaseTransport):
     """Answers each request with the same body."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.bodies: list[Body] = []
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def handle_async_request(self, request: Any) -> Any:
         self.bodies.append(Body(self.parts))
         headers = {"content-type": "text/event-stream"}
-        return httpx2.Response(200, headers=headers, stream=self.bodies[-1], request=request)
+        return httpx.Response(200, headers=headers, stream=self.bodies[-1], request=request)
 
 
 TRANSPORT = Transport()
 
 
 def model_of(name: str, **options: Any) -> Any:
-    http = httpx2.AsyncClient(transport=TRANSPORT)
+    http = httpx.AsyncClient(transport=TRANSPORT)
     if name == "anthropic_messages":
         model = ChatAnthropic(model="m", api_key="unused", max_retries=0, max_tokens=9, **options)
         model.__dict__["_async_client"] = anthropic.AsyncAnthropic(
@@ -123,12 +144,16 @@ async def read(model: Any) -> Outcome:
 def is_whole(name: str, parts: list[bytes]) -> bool:
     """Whether an answer has a mark of its end, as its SDK reads it."""
     decoder: Any = AnthropicDecoder() if name == "anthropic_messages" else OpenAIDecoder()
-    for event in decoder.iter_bytes(iter(parts)):
-        if name == "anthropic_messages":
-            if event.event in (None, "ping") or not event.data:
-                continue
-        elif event.data.startswith("[DONE]"):
+    events = list(decoder.iter_bytes(iter(parts)))
+    # The mark may be without the empty line after it.
+    ended = list(type(decoder)().iter_bytes(iter([*parts, b"\n\n"])))
+    if any(event.data.startswith("[DONE]") for event in ended[len(events) :]):
+        return True
+    for event in events:
+        if event.data.startswith("[DONE]"):
             return True
+        if name == "anthropic_messages" and (event.event in (None, "ping") or not event.data):
+            continue
         data = json.loads(event.data)
         if not isinstance(data, dict):
             continue
@@ -152,9 +177,7 @@ def is_whole(name: str, parts: list[bytes]) -> bool:
                     and delta.get("stop_reason")
                 ):
                     return True
-    # The last line may be without the empty one after it, and Anthropic's SDK does not know it.
-    lines = [line for line in b"".join(parts).splitlines() if line]
-    return bool(lines) and lines[-1].startswith((b"data: [DONE]", b"data:[DONE]"))
+    return False
 
 
 def check(name: str, models: list[Any], parts: list[bytes]) -> None:
@@ -187,3 +210,292 @@ def test_streams_equal_the_sdks(name: str, models: dict[str, Any]) -> None:
         tried(f"Decoding: an answer beside the SDK's own way, {name}")
 
     beside()
+
+
+# The decoder alone
+
+PIECES = st.sampled_from(
+    [
+        *(b"data: {}", b"data: {", b"}", b"data:", b"data", b" ", b"event: x", b"event:", b"event"),
+        *(b": comment", b"id: 1", b"id: \x00", b"retry: 1", b"retry: x", b"x", b"\xff", b"\xc3"),
+        *(b"\xa9", b"\xef\xbb\xbf", b"\x85", b"\xe2\x80\xa8", b"\x0b", b"\x0c", b"\x1c"),
+        *([b"\n", b"\n\n", b"\r\n", b"\r\n\r\n", b"\r"] * 3),
+    ]
+)
+
+
+@pytest.mark.parametrize("sdk", (OpenAIDecoder, AnthropicDecoder))
+def test_events_equal_the_sdks(sdk: Callable[[], Any]) -> None:
+    async def events_of(decoder: Any, parts: list[bytes]) -> Any:
+        async def body() -> AsyncIterator[bytes]:
+            for part in parts:
+                yield part
+
+        events: list[Any] = []
+        try:
+            async for event in decoder.aiter_bytes(body()):
+                events.append((event.event, event.data))
+        except UnicodeDecodeError as error:
+            events.append(str(error))
+        return events
+
+    def run(decoder: Any, parts: list[bytes]) -> Any:
+        # Nothing here waits.
+        coroutine = events_of(decoder, parts)
+        with pytest.raises(StopIteration) as stopped:
+            coroutine.send(None)
+        return stopped.value.value
+
+    @given(st.lists(st.lists(PIECES, max_size=4).map(b"".join), max_size=12))
+    def beside(parts: list[bytes]) -> None:
+        ends: list[bool] = []
+        ours = run(EventDecoder(sdk(), ends.append), parts)
+        assert ours == run(sdk(), parts)
+        assert ends == ([] if ours and isinstance(ours[-1], str) else [False])
+        tried("Decoding: server-sent events beside the SDKs' decoders")
+
+    beside()
+
+
+# Which streams are decoded
+
+CHUNK = {
+    "id": "c_1",
+    "object": "chat.completion.chunk",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}],
+}
+TEXT_DELTA = {
+    "type": "response.output_text.delta",
+    "content_index": 0,
+    "delta": "x",
+    "item_id": "i_0",
+    "logprobs": [],
+    "output_index": 0,
+    "sequence_number": 1,
+}
+BLOCK_DELTA = {
+    "type": "content_block_delta",
+    "index": 0,
+    "delta": {"type": "text_delta", "text": "x"},
+}
+DELTAS = {
+    "chat_completions": CHUNK,
+    "responses": TEXT_DELTA,
+    "anthropic_messages": BLOCK_DELTA,
+}
+ENDS: dict[str, Any] = {
+    "chat_completions": {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    "responses": {
+        "type": "response.completed",
+        "response": {
+            "id": "r",
+            "created_at": 1,
+            "model": "m",
+            "object": "response",
+            "output": [],
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+        },
+        "sequence_number": 2,
+    },
+    "anthropic_messages": {"type": "message_stop"},
+}
+REQUEST: dict[str, Any] = {"model": "m", "stream": True}
+PROMPT: list[Any] = [{"role": "user", "content": "hi"}]
+
+
+def resource_of(name: str, client: Any) -> tuple[Any, dict[str, Any]]:
+    match name:
+        case "chat_completions":
+            return client.chat.completions, {**REQUEST, "messages": PROMPT}
+        case "responses":
+            return client.responses, {**REQUEST, "input": PROMPT}
+        case _:
+            return client.messages, {**REQUEST, "messages": PROMPT, "max_tokens": 9}
+
+
+def client_of(name: str, **options: Any) -> Any:
+    package = anthropic if name == "anthropic_messages" else openai
+    kind = options.pop("kind", None)
+    cls = (
+        (package.AsyncAnthropic if package is anthropic else package.AsyncOpenAI)
+        if kind is None
+        else kind
+    )
+    http = httpx.AsyncClient(transport=TRANSPORT)
+    return cls(api_key="unused", max_retries=0, http_client=http, **options)
+
+
+def framed(name: str, *events: Any) -> bytes:
+    begin = b"" if name == "chat_completions" else b"event: "
+    frames = []
+    for event in events:
+        line = begin + event["type"].encode() + b"\n" if begin else b""
+        frames.append(line + b"data: " + json.dumps(event).encode() + b"\n\n")
+    return b"".join(frames)
+
+
+async def opened(name: str, client: Any) -> Any:
+    TRANSPORT.parts = [framed(name, DELTAS[name]), framed(name, ENDS[name])]
+    resource, request = resource_of(name, client)
+    return await resource.create(**request)
+
+
+def is_ours(item: Any) -> bool:
+    return isinstance(item, Light) or type(item) is LightDict
+
+
+formats = pytest.mark.parametrize("name", FORMATS)
+
+
+@formats
+@pytest.mark.anyio
+async def test_a_stream_of_a_known_client_is_decoded_here(name: str) -> None:
+    stream = streams.decoded(await opened(name, client_of(name)))
+    item, _ = [item async for item in stream]
+    model, _ = [item async for item in await opened(name, client_of(name))]
+    assert is_ours(item)
+    assert item.model_dump() == model.model_dump()
+    assert item.model_dump(exclude_unset=True) == model.model_dump(exclude_unset=True)
+    assert item.to_json() == model.to_json()
+    assert not hasattr(item, "surprise")
+    if name == "chat_completions":
+        assert item == model.model_dump()
+        assert item.choices[0].delta.content == "x"
+        assert type(pickle.loads(pickle.dumps(item))) is dict
+    else:
+        assert isinstance(item, type(model))
+        assert item == model
+        assert model == item
+        assert repr(item) == repr(model)
+        assert item.type == model.type
+        assert pickle.loads(pickle.dumps(item)) == model
+    if name == "anthropic_messages":
+        assert isinstance(item.delta, anthropic.types.TextDelta)
+        assert item.delta.model_dump() == {"type": "text_delta", "text": "x"}
+        assert item.delta == model.delta
+
+
+def traced(stream: Any) -> Any:
+    """As tracers do: replaces the stream's iterator."""
+    inner = stream._iterator
+
+    async def observed() -> AsyncIterator[Any]:
+        async for item in inner:
+            yield item
+
+    stream._iterator = observed()
+    return stream
+
+
+class ProcessingOpenAI(openai.AsyncOpenAI):
+    def _process_response_data(self, **options: Any) -> Any:
+        return super()._process_response_data(**options)
+
+
+class ProcessingAnthropic(anthropic.AsyncAnthropic):
+    def _process_response_data(self, **options: Any) -> Any:
+        return super()._process_response_data(**options)
+
+
+async def stream_of(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    package = anthropic if name == "anthropic_messages" else openai
+    streaming = sys.modules[f"{package.__name__}._streaming"]
+    options: dict[str, Any] = {}
+    if how == "a client's subclass":
+        options["kind"] = ProcessingAnthropic if package is anthropic else ProcessingOpenAI
+    if how == "strict":
+        options["_strict_response_validation"] = True
+    client = client_of(name, **options)
+    if how == "a client's method":
+        client._process_response_data = partial(client._process_response_data)
+    if how == "the decoder":
+
+        class Decoder(streaming.SSEDecoder):
+            pass
+
+        client._make_sse_decoder = Decoder
+    if how == "the stream's method":
+        original = streaming.AsyncStream.__anext__
+
+        async def step(self: Any) -> Any:
+            return await original(self)
+
+        monkeypatch.setattr(streaming.AsyncStream, "__anext__", step)
+    stream = await opened(name, client)
+    if how == "the iterator":
+        traced(stream)
+    if how == "the stream's class":
+        stream.__class__ = type("Traced", (type(stream),), {})
+    if how == "the switch":
+        monkeypatch.setenv(streams.SWITCH, "1")
+    if how == "other models":
+        monkeypatch.setattr(streams, "_formats", {})
+        for format in (ChatCompletions, Responses, Messages):
+            monkeypatch.setattr(format, "is_equal", lambda *args: False)
+    return stream
+
+
+@formats
+@pytest.mark.parametrize(
+    "how",
+    (
+        "a client's subclass",
+        "a client's method",
+        "strict",
+        "the decoder",
+        "the iterator",
+        "the stream's class",
+        "the stream's method",
+        "the switch",
+        "other models",
+    ),
+)
+@pytest.mark.anyio
+async def test_a_stream_of_an_unknown_client_keeps_its_models(
+    name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = await stream_of(name, how, monkeypatch)
+    before = stream._decoder, stream._client
+    assert streams.decoded(stream) is stream
+    sees_the_end = how in ("the switch", "other models")
+    assert ((stream._decoder, stream._client) != before) == sees_the_end
+    item, _ = [item async for item in stream]
+    assert not is_ours(item)
+
+
+@formats
+@pytest.mark.anyio
+async def test_the_end_is_seen_without_decoding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(streams.SWITCH, "1")
+    stream = await opened(name, client_of(name))
+    TRANSPORT.bodies[-1]._parts = TRANSPORT.parts[:1]
+    items = aiter(streams.decoded(stream))
+    assert not is_ours(await anext(items))
+    with pytest.raises(StreamTruncatedError):
+        await anext(items)
+    assert TRANSPORT.bodies[-1].closed
+
+
+@pytest.mark.anyio
+async def test_raw_responses_keep_the_sdks_models() -> None:
+    model = model_of("chat_completions", include_response_headers=True)
+    client = for_current_loop(model).root_async_client
+    TRANSPORT.parts = [framed("chat_completions", CHUNK, ENDS["chat_completions"])]
+    raw = await client.chat.completions.with_raw_response.create(**REQUEST, messages=PROMPT)
+    assert raw.headers["content-type"] == "text/event-stream"
+    item, _ = [item async for item in raw.parse()]
+    assert not is_ours(item)
+
+
+@pytest.mark.anyio
+async def test_a_stream_with_a_response_format_is_seen_to_end() -> None:
+    model = model_of("chat_completions")
+    view = for_current_loop(model)
+    TRANSPORT.parts = [framed("chat_completions", CHUNK)]
+    options: dict[str, Any] = {"response_format": {"type": "json_object"}}
+    with pytest.raises(StreamTruncatedError):
+        [chunk async for chunk in view._astream([HumanMessage("hi")], **options)]

@@ -13,9 +13,9 @@ _END: Final = b"\n\n"
 _DATA: Final = b"data: "
 _OBJECT: Final = _DATA + b"{"
 _EVENT: Final = b"event: "
-# Bytes of the end that are kept: those of a mark, and of the line's end before it.
+# Bytes of the end that are kept: those of a mark, and of the empty line before it.
 _TAIL: Final = 64
-_DONE: Final = re.compile(rb"[\r\n]data: ?\[DONE\][^\r\n]*[\r\n]*\Z")
+_DONE: Final = re.compile(rb"(?:\r?\n|\r(?!\n)){2}data: ?\[DONE\][^\r\n]*(?:\r?\n|\r)?\Z")
 
 
 class SDKDecoder(Protocol):
@@ -81,7 +81,7 @@ class EventDecoder:
             for event in self.finish():
                 yield event
         # The bytes may end within the event of the mark.
-        begin = b"" if len(self._pending) > _TAIL else b"\n"
+        begin = b"" if len(self._pending) > _TAIL else _END
         self._on_end(self._done or _DONE.search(begin + self._pending[-_TAIL:]) is not None)
 
     async def _rest(
