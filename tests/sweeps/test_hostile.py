@@ -619,6 +619,37 @@ async def test_a_stream_of_another_loop(way: str) -> None:
         tried("Hostile input: one stream on two event loops, or on two backends")
 
 
+@pytest.mark.parametrize("way", ("text", "events", "interleaved", "batches"))
+async def test_an_iteration_that_begins_on_another_loop_gets_nothing(way: str) -> None:
+    gate = Gate(1)
+    async with open_stream(AStreamModel(before=gate), "hi") as stream:
+        assert await anext(aiter(stream.text)) == "one "
+        await gate.reached.wait()
+        got: list[Any] = []
+
+        async def read() -> None:
+            items: Any = {
+                "text": lambda: stream.text,
+                "events": lambda: stream,
+                "interleaved": stream.interleave,
+                "batches": lambda: stream.text.batches(),
+            }[way]()
+            async for item in items:
+                got.append(item)
+
+        for name in others_of(backend()):
+            error = await anyio.to_thread.run_sync(elsewhere, read, name)
+            assert isinstance(error, RuntimeError), error
+            assert "another event loop" in str(error)
+            assert got == []
+        gate.open.set()
+        await stream
+    for name in others_of(backend()):
+        assert await anyio.to_thread.run_sync(elsewhere, read, name) is None
+        assert got
+        got.clear()
+
+
 def test_a_stream_of_a_loop_that_has_ended() -> None:
     loop = asyncio.new_event_loop()
     kept: list[Any] = []

@@ -70,6 +70,17 @@ class Backpressure:
         if self.producer_wakeup.waiting:
             self.producer_wakeup.fire()
 
+    def check_reader(self) -> None:
+        """Raise if an iteration begins on another event loop than the producer's.
+
+        Raises:
+            RuntimeError: The producer runs on another event loop.
+        """
+        if self.loop is not None:
+            loop = ConsumerCheckpoints().current_loop()
+            if loop is not None and loop is not self.loop:
+                raise RuntimeError(MOVED)
+
     def check_consumer(self, loop: object) -> None:
         """Raise if a consumer that is about to wait would never be woken.
 

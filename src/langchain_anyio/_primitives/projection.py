@@ -240,6 +240,8 @@ class ProjectionState(Generic[D, F]):
     def add_cursor(self, cursor: HasPosition) -> None:
         """Register a cursor; deltas that it has not passed are kept while it is alive."""
         if self.flow is not None:
+            if not self.done:
+                self.flow.check_reader()
             self.flow.shared = True
         if self._cursors is not None:
             self._cursors.append(weakref.ref(cursor))
