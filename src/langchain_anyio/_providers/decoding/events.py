@@ -67,19 +67,16 @@ class EventDecoder:
         self._pending = bytearray()
         self._done = False
 
-    async def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+    def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         """Iterate over the events; the SDKs call this."""
-        async for data in iterator:
-            if b"\r" in data:
-                async for event in self._sdk.aiter_bytes(self._rest(data, iterator)):
-                    self._note(event)
-                    yield event
-                break
-            for event in self.feed(data):
-                yield event
-        else:
-            for event in self.finish():
-                yield event
+        return _Events(self, iterator)
+
+    def rest(self, data: bytes, iterator: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        """Iterate over the events in `data` and what follows, decoded by the SDK."""
+        return self._sdk.aiter_bytes(self._rest(data, iterator))
+
+    def end(self) -> None:
+        """Call `on_end`, at the end of the bytes."""
         # The bytes may end within the event of the mark.
         begin = b"" if len(self._pending) > _TAIL else _END
         self._on_end(self._done or _DONE.search(begin + self._pending[-_TAIL:]) is not None)
@@ -136,12 +133,72 @@ class EventDecoder:
         for line in lines:
             event = self._sdk.decode(line.decode("utf-8"))
             if event is not None:
-                self._note(event)
+                self.note(event)
                 yield event
 
-    def _note(self, event: Any) -> None:
+    def note(self, event: Any) -> None:
+        """Remember whether an event is the mark of the end."""
         if event.data.startswith("[DONE]"):
             self._done = True
+
+
+@final
+class _Events:
+    """The events of a response.
+
+    Not a generator: the SDKs leave it before its end, which would then be reported when it is
+    collected.
+    """
+
+    __slots__ = ("_decoder", "_over", "_ready", "_rest", "_source")
+
+    def __init__(self, decoder: EventDecoder, source: AsyncIterator[bytes]) -> None:
+        self._decoder = decoder
+        self._source = source
+        self._ready: Iterator[Any] = iter(())
+        self._rest: AsyncIterator[Any] | None = None
+        self._over = False
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> Any:
+        decoder = self._decoder
+        while not self._over:
+            for event in self._ready:
+                return event
+            data: bytes | None = None
+            try:
+                if self._rest is not None:
+                    event = await self._rest.__anext__()
+                    decoder.note(event)
+                    return event
+                data = await self._source.__anext__()
+            except StopAsyncIteration:
+                pass
+            if data is not None and b"\r" in data:
+                self._rest = decoder.rest(data, self._source)
+            elif data is not None:
+                self._ready = iter(decoder.feed(data))
+            elif self._rest is None:
+                self._ready, self._rest = iter(decoder.finish()), _NoMore()
+            else:
+                self._over = True
+                decoder.end()
+        raise StopAsyncIteration
+
+
+@final
+class _NoMore:
+    """An iteration that has ended."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> _NoMore:
+        return self
+
+    async def __anext__(self) -> Any:
+        raise StopAsyncIteration
 
 
 def _plain(block: bytes) -> Event | None:
