@@ -152,8 +152,11 @@ def is_whole(name: str, parts: list[bytes]) -> bool:
     for event in events:
         if event.data.startswith("[DONE]"):
             return True
-        if name == "anthropic_messages" and (event.event in (None, "ping") or not event.data):
-            continue
+        if name == "anthropic_messages":
+            if event.event in (None, "ping") or not event.data:
+                continue
+        elif (event.event or "").startswith("thread."):
+            continue  # of another API, whose events OpenAI's SDK puts into an object
         data = json.loads(event.data)
         if not isinstance(data, dict):
             continue

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 # What servers add for each token: OpenAI's padding, the reasoning of DeepSeek, xAI, OpenRouter, and
-# others, and what vLLM and OpenRouter say of each chunk.
+# others, Azure's content filter, and what vLLM, Together and OpenRouter say of each chunk.
 _OF_CHUNKS: Final[Mapping[str, tuple[type, ...]]] = {
     "obfuscation": (str, NONE),
     "prompt_token_ids": (NONE,),
     "provider": (str, NONE),
 }
 _OF_CHOICES: Final[Mapping[str, tuple[type, ...]]] = {
+    "content_filter_results": (dict, NONE),
     "native_finish_reason": (NONE,),
     "seed": (int, NONE),
     "stop_reason": (NONE,),
@@ -96,7 +97,11 @@ class ChatCompletions:
                     "obfuscation": "x",
                 },
             ),
-            ({"content": None, "reasoning_content": "hm", "reasoning": "hm"}, {}, {}),
+            (
+                {"content": None, "reasoning_content": "hm", "reasoning": "hm"},
+                {"content_filter_results": {"hate": {"filtered": False, "severity": "safe"}}},
+                {},
+            ),
             ({"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}, {}, {}),
             (
                 {
