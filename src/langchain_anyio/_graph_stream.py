@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from typing_extensions import Self
 
-from ._primitives.projection import AsyncProjection, Cursor, ProjectionState
+from ._primitives.projection import AsyncProjection, Cursor
 from ._runs.drop_guard import DropGuard
 from ._runs.graph import GraphRun
+from ._runs.remote import RemoteRun
+from ._runs.remote_projections import ProjectionViews
 from ._stream_state import ClosedOnExit, enter
 
 if TYPE_CHECKING:
@@ -52,6 +53,12 @@ class GraphStream(ClosedOnExit):
     `ChatOpenAI.ainvoke` on asyncio with Python 3.10, which stays open. `await stream` alone and
     `aclose()` do the same. Cancelling a consumer affects only that consumer; the run continues.
 
+    For a `RemoteGraph`, the run is started on the server by the first consumer, and its events come
+    on one connection, as fast as the server sends them. There is no `lifecycle`; `tool_calls` are
+    the calls of tools, and `extensions[name]` are the data of the custom channel of that name. The
+    output and the interrupts are there as soon as the run has ended or waits to be resumed. When
+    the block is left earlier, the run is cancelled on the server, and all connections are closed.
+
     Ports `langgraph.stream.run_stream.AsyncGraphRunStream`, in which the waiting consumer runs the
     graph, each projection has one consumer, and a cancelled scope around the block can leave nodes
     running.
@@ -73,7 +80,7 @@ class GraphStream(ClosedOnExit):
     lifecycle: AsyncProjection[Any, list[Any]]
     subgraphs: AsyncProjection[Any, list[Any]]
 
-    def __init__(self, run: GraphRun) -> None:
+    def __init__(self, run: GraphRun | RemoteRun) -> None:
         self._run = run
         self._owner = DropGuard(run)
         self._entered = False
@@ -90,14 +97,7 @@ class GraphStream(ClosedOnExit):
     def extensions(self) -> Mapping[str, Any]:
         """All projections by name; available only on an event loop."""
         if self._extensions is None:
-            self._extensions = MappingProxyType(
-                {
-                    name: AsyncProjection._view(value, self._owner)
-                    if isinstance(value, ProjectionState)
-                    else value
-                    for name, value in self._run.open().items()
-                }
-            )
+            self._extensions = ProjectionViews(self._run.open(), self._owner)
         return self._extensions
 
     @property
@@ -171,7 +171,8 @@ class GraphStream(ClosedOnExit):
     async def __aenter__(self) -> Self:
         self._run.open()
         self._entered = True
-        enter(self._run)
+        if isinstance(self._run, GraphRun):  # a remote one calls no handler here
+            enter(self._run)
         return self
 
 

@@ -20,8 +20,9 @@ from langchain_core.runnables import (
 from ._graph_stream import GraphStream
 from ._runs.drop_guard import DropGuard
 from ._runs.graph import GraphRun
-from ._runs.langgraph import Graph, is_graph
+from ._runs.langgraph import Graph, GraphOnServer, is_graph, is_remote_graph
 from ._runs.model import ModelRun, call_of
+from ._runs.remote import RemoteRun
 from ._runs.target import Target, models_in, resolve
 from ._stream import AsyncChatModelStream
 from ._stream_state import StreamState
@@ -39,6 +40,16 @@ class Chain(Protocol):
     name: str | None
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any: ...
+
+
+# The first, because the name of a `RemoteGraph` may be `None`, as that of a chain.
+@overload
+def open_stream(
+    model: GraphOnServer,
+    input: LanguageModelInput | Any,
+    config: RunnableConfig | None = None,
+    **kwargs: Any,
+) -> GraphStream: ...
 
 
 @overload
@@ -62,7 +73,7 @@ def open_stream(
 
 
 def open_stream(
-    model: Chain | Graph,
+    model: Chain | Graph | GraphOnServer,
     input: LanguageModelInput | Any,
     config: RunnableConfig | None = None,
     *,
@@ -88,17 +99,18 @@ def open_stream(
     returned by then is abandoned and named in a `ResourceWarning`. Handlers are notified of the end
     of a cancelled run by `on_llm_error` with a `StreamCancelledError`.
 
-    For a compiled graph of langgraph, such as an agent, the stream is a `GraphStream`, which gives
-    the same guarantees; on trio it requires `enable_trio()`.
+    For a compiled graph of langgraph, such as an agent, or a `RemoteGraph`, the stream is a
+    `GraphStream`, which gives the same guarantees; on trio it requires `enable_trio()`.
 
     Ports `await model.astream_events(input, config, version="v3", ...)` of
-    `langchain_core.language_models.BaseChatModel`, and of `langgraph.pregel.Pregel`.
+    `langchain_core.language_models.BaseChatModel`, of `langgraph.pregel.Pregel`, and of
+    `langgraph.pregel.remote.RemoteGraph`.
 
     Args:
         model: A chat model; one with `bind()`, `bind_tools()`, `with_config()`, `with_retry()`,
             `with_fallbacks()` or configurable fields; a sequence that ends in one, whose other
-            steps run as langchain-core runs them; or a compiled graph, which takes none of the
-            options from `stop` to `chunk_timeout`. Retries and fallbacks begin another attempt only
+            steps run as langchain-core runs them; or a compiled or remote graph, which takes none of
+            the options from `stop` to `chunk_timeout`. Retries and fallbacks begin another attempt only
             until the first event has come. The chat model may implement any of `_astream`,
             `_stream`, `_agenerate`, `_generate` and a native event producer; blocking methods run
             in a worker thread.
@@ -135,7 +147,8 @@ def open_stream(
     """
     _check(config, stop, max_buffer_size, replay, chunk_timeout, kwargs)
     target = resolve(model, config)
-    if is_graph(target.runnable):
+    remote = is_remote_graph(target.runnable)
+    if remote or is_graph(target.runnable):
         options = {
             "stop": (stop, None),
             "max_buffer_size": (max_buffer_size, DEFAULT_BUFFER_SIZE),
@@ -148,10 +161,10 @@ def open_stream(
                     f"{name} is for chat models; the run of a graph has no such option"
                     + _FOR_GRAPHS.get(name, "")
                 )
+        keywords = {**target.bound, **kwargs}
+        of_graph = RemoteRun if remote else GraphRun
         return GraphStream(
-            GraphRun(
-                target.runnable, input, target.config, {**target.bound, **kwargs}, _message_of_graph
-            )
+            of_graph(target.runnable, input, target.config, keywords, _message_of_graph)
         )
     _check_keywords(target, kwargs)
     if stop is not None:

@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import StateGraph
+from langgraph.pregel.remote import RemoteGraph
 from typing_extensions import TypedDict, assert_type
 
 from langchain_anyio import AsyncChatModelStream, GraphStream, open_stream
@@ -53,6 +54,12 @@ def graphs(model: BaseChatModel) -> None:
     assert_type(open_stream(create_agent(model), {"messages": []}), GraphStream)
     graph = StateGraph(State).compile()
     assert_type(open_stream(graph, {"question": "why"}), GraphStream)
+    assert_type(open_stream(graph.with_config(tags=["a"]), {}), GraphStream)
+
+
+def remote_graphs(graph: RemoteGraph, anything: Any) -> None:
+    assert_type(open_stream(graph, {"question": "why"}), GraphStream)
+    assert_type(open_stream(graph, anything), GraphStream)
     assert_type(open_stream(graph.with_config(tags=["a"]), {}), GraphStream)
 
 

@@ -23,10 +23,27 @@ class Graph(Protocol):
     ) -> Iterator[tuple[str, Any]]: ...
 
 
+class GraphOnServer(Protocol):
+    """A `RemoteGraph` of langgraph, as `open_stream` accepts it.
+
+    Type checkers find `assistant_id` in any binding too, but not this `copy()`.
+    """
+
+    assistant_id: str
+
+    def copy(self, update: dict[str, Any], /) -> Any: ...
+
+
 def is_graph(runnable: object) -> bool:
     """Return whether `runnable` is a compiled graph; if langgraph is not imported, none exists."""
     pregel = getattr(sys.modules.get("langgraph.pregel"), "Pregel", None)
     return pregel is not None and isinstance(runnable, pregel)
+
+
+def is_remote_graph(runnable: object) -> bool:
+    """Return whether `runnable` is a graph on a server (`langgraph.pregel.remote.RemoteGraph`)."""
+    remote = getattr(sys.modules.get("langgraph.pregel.remote"), "RemoteGraph", None)
+    return remote is not None and isinstance(runnable, remote)
 
 
 @final
@@ -98,10 +115,7 @@ class GraphRunStream:
         advance: Callable[[], Awaitable[bool]],
         make_message: MakeMessage,
     ) -> None:
-        with warnings.catch_warnings():
-            # The user has not chosen a version.
-            warnings.filterwarnings("ignore", "The v3 streaming protocol")
-            run = _result_of(graph.astream_events(input, config, version="v3", **kwargs))
+        run = open_run(graph, input, config, kwargs)
         self.public: Any = run
         # The streams of messages are langchain-core's, unless the transformers that make them are
         # told otherwise: those of this graph, and those that are made for its subgraphs.
@@ -128,6 +142,16 @@ class GraphRunStream:
     async def close_graph(self) -> None:
         """Close the iterator that runs the graph."""
         await self._graph_aiter.aclose()
+
+
+def open_run(
+    graph: Any, input: Any, config: RunnableConfig | None, kwargs: Mapping[str, Any]
+) -> Any:
+    """Return langgraph's own run stream, of which nothing has started."""
+    with warnings.catch_warnings():
+        # The user has not chosen a version.
+        warnings.filterwarnings("ignore", "The v3 streaming protocol")
+        return _result_of(graph.astream_events(input, config, version="v3", **kwargs))
 
 
 def _give_streams(transformer: Any, scope: tuple[str, ...], make_message: MakeMessage) -> None:

@@ -17,7 +17,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 
 from langchain_anyio._langchain_core import bound_config
 
-from .langgraph import is_graph
+from .langgraph import is_graph, is_remote_graph
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableWithFallbacks
@@ -48,7 +48,7 @@ def resolve(model: object, config: RunnableConfig | None) -> Target:
     while True:
         if isinstance(runnable, BaseChatModel):
             return Target(runnable, config, bound)
-        if is_graph(runnable):
+        if is_graph(runnable) or is_remote_graph(runnable):
             return Target(cast("Runnable[Any, Any]", runnable), config, bound)
         if isinstance(runnable, RunnableSequence):
             _check_inner(model, "ends in", (runnable.last,), config)
@@ -109,7 +109,8 @@ def _check_inner(
     """Raise `TypeError` if one of the runnables in `model` does not end in a chat model."""
     for runnable in inner:
         try:
-            if not is_graph(resolve(runnable, config).runnable):
+            inside = resolve(runnable, config).runnable
+            if not (is_graph(inside) or is_remote_graph(inside)):
                 continue
         except TypeError:
             pass
@@ -129,7 +130,8 @@ def _unsupported(model: object, relation: str = "", inner: object = None) -> Typ
     return TypeError(
         "model must be a chat model (a BaseChatModel), one with bind(), bind_tools(), "
         "with_config(), with_retry(), with_fallbacks() or configurable fields, a sequence that "
-        f"ends in one (prompt | model), or a compiled graph of langgraph's{given}{way_out}"
+        "ends in one (prompt | model), or a compiled graph or RemoteGraph of langgraph's"
+        f"{given}{way_out}"
     )
 
 

@@ -6,6 +6,7 @@ The implementation of `enable_trio` and `disable_trio`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import importlib.util
 import re
@@ -34,13 +35,14 @@ from .wrappers import wrapped_in_class, wrapped_in_module
 
 LANGCHAIN_CORE: Final = "langchain_core"
 # Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are
-# part of its namespace package; langchain has langsmith trace the middleware of its agents. A
+# part of its namespace package, and its SDK runs remote graphs; langchain has langsmith trace the middleware of its agents. A
 # retriever's embeddings have a client of their own that belongs to one event loop. Models of Cohere
 # and OpenRouter use asyncio in the SDKs of these alone.
 COVERED: Final = (
     LANGCHAIN_CORE,
     "langsmith",
     "langgraph",
+    "langgraph_sdk",
     "langchain",
     "langchain_classic",
     "deepagents",
@@ -299,6 +301,22 @@ def _restore(module: ModuleType, ours: dict[int, Replaced]) -> None:
                     original = original_of(value)
                     if original is not value:
                         type.__setattr__(cls, name, original)
+            if dataclasses.is_dataclass(cls):
+                _restore_factories(cls, ours)
+
+
+def _restore_factories(cls: Any, ours: dict[int, Replaced]) -> None:
+    """Restore the default factories of a dataclass, which its `__init__` refers to itself."""
+    for field in dataclasses.fields(cls):
+        if id(field.default_factory) in ours:
+            field.default_factory = ours[id(field.default_factory)].original
+    for cell in getattr(vars(cls).get("__init__"), "__closure__", None) or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:  # empty
+            continue
+        if id(value) in ours:
+            cell.cell_contents = ours[id(value)].original
 
 
 _METHODS: Final = (classmethod, staticmethod)
