@@ -24,7 +24,7 @@ from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 from openai._streaming import SSEDecoder as OpenAIDecoder
 
-from langchain_anyio import StreamTruncatedError
+from langchain_anyio import StreamTruncatedError, open_stream
 from langchain_anyio._providers.decoding import streams
 from langchain_anyio._providers.decoding.anthropic_messages import Messages
 from langchain_anyio._providers.decoding.events import EventDecoder
@@ -32,6 +32,11 @@ from langchain_anyio._providers.decoding.light import Light, LightDict
 from langchain_anyio._providers.decoding.openai_chat import ChatCompletions
 from langchain_anyio._providers.decoding.openai_responses import Responses
 from langchain_anyio._providers.table import for_current_loop
+from langchain_anyio._providers.within_runs import models_on_this_loop
+from loopback import Reply, Text, ToolCall
+from loopback.formats.anthropic_messages import MESSAGES
+from loopback.formats.openai_chat_completions import CHAT_COMPLETIONS
+from loopback.formats.openai_responses import RESPONSES
 from tally import tried
 from wire_strategies import bodies, chat_chunks, message_events, response_events
 
@@ -145,9 +150,18 @@ def is_whole(name: str, parts: list[bytes]) -> bool:
     """Whether an answer has a mark of its end, as its SDK reads it."""
     decoder: Any = AnthropicDecoder() if name == "anthropic_messages" else OpenAIDecoder()
     events = list(decoder.iter_bytes(iter(parts)))
-    # The mark may be without the empty line after it.
-    ended = list(type(decoder)().iter_bytes(iter([*parts, b"\n\n"])))
-    if any(event.data.startswith("[DONE]") for event in ended[len(events) :]):
+    # The mark may be the last line, without the empty one after it.
+    body = b"".join(parts)
+    body = (
+        body.removesuffix(b"\r\n")
+        if body.endswith(b"\r\n")
+        else body[: len(body) - body.endswith((b"\r", b"\n"))]
+    )
+    if (
+        body.replace(b"\r", b"\n")
+        .rpartition(b"\n")[2]
+        .startswith((b"data: [DONE]", b"data:[DONE]"))
+    ):
         return True
     for event in events:
         if event.data.startswith("[DONE]"):
@@ -464,7 +478,7 @@ async def test_a_stream_of_an_unknown_client_keeps_its_models(
     stream = await stream_of(name, how, monkeypatch)
     before = stream._decoder, stream._client
     assert streams.decoded(stream) is stream
-    sees_the_end = how in ("the switch", "other models")
+    sees_the_end = how == "other models"
     assert ((stream._decoder, stream._client) != before) == sees_the_end
     item, _ = [item async for item in stream]
     assert not is_ours(item)
@@ -473,8 +487,7 @@ async def test_a_stream_of_an_unknown_client_keeps_its_models(
 @formats
 @pytest.mark.anyio
 async def test_the_end_is_seen_without_decoding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(streams.SWITCH, "1")
-    stream = await opened(name, client_of(name))
+    stream = await stream_of(name, "other models", monkeypatch)
     TRANSPORT.bodies[-1]._parts = TRANSPORT.parts[:1]
     items = aiter(streams.decoded(stream))
     assert not is_ours(await anext(items))
@@ -502,3 +515,74 @@ async def test_a_stream_with_a_response_format_is_seen_to_end() -> None:
     options: dict[str, Any] = {"response_format": {"type": "json_object"}}
     with pytest.raises(StreamTruncatedError):
         [chunk async for chunk in view._astream([HumanMessage("hi")], **options)]
+
+
+@pytest.fixture
+def decoded_items(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the formats returned for each event."""
+    items: list[Any] = []
+    for format in (ChatCompletions, Responses, Messages):
+
+        def decode(self: Any, data: Any, make: Any, original: Any = format.decode) -> Any:
+            item = original(self, data, make)
+            items.append(item)
+            return item
+
+        monkeypatch.setattr(format, "decode", decode)
+    return items
+
+
+@formats
+@pytest.mark.anyio
+async def test_open_stream_decodes_here(name: str, decoded_items: list[Any]) -> None:
+    TRANSPORT.parts = [framed(name, DELTAS[name], DELTAS[name], ENDS[name])]
+    async with open_stream(model_of(name), "hi") as stream:
+        assert (await stream).text == "xx"
+    assert [is_ours(item) for item in decoded_items] == [True, True, False]
+
+
+@formats
+def test_models_within_a_run_decode_here(name: str, decoded_items: list[Any]) -> None:
+    TRANSPORT.parts = [framed(name, DELTAS[name], DELTAS[name], ENDS[name])]
+    model = model_of(name)
+
+    async def run() -> str:
+        with models_on_this_loop():
+            return "".join([chunk.text async for chunk in model.astream("hi")])
+
+    assert anyio.run(run) == "xx"
+    assert [is_ours(item) for item in decoded_items] == [True, True, False]
+
+
+REPLY = Reply(Text("Hello", "."), ToolCall("f", '{"a"', ': "bc', '"}', call_id="call_1"))
+WIRE: dict[str, Any] = {
+    "chat_completions": (CHAT_COMPLETIONS, b'"finish_reason": "tool_calls"', b"data: [DONE]\n\n"),
+    "responses": (RESPONSES, b'"type": "response.completed"', b""),
+    "anthropic_messages": (MESSAGES, b'"stop_reason": "tool_use"', b""),
+}
+
+
+@formats
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_an_answer_cut_at_every_byte_is_not_whole(name: str) -> None:
+    wire, finish, mark = WIRE[name]
+    body = framed(name, *wire.stream(REPLY, {"model": "m", "stream_options": None})) + mark
+    end = body.index(b"\n\n", body.index(finish)) + 2
+    model = model_of(name)
+    options = {"tools": [{"name": "f", "input_schema": {}}]} if wire is MESSAGES else {}
+    for cut in range(len(body) + 1):
+        TRANSPORT.parts = [body[:cut]]
+        async with open_stream(model, "hi", **options) as stream:
+            if cut >= end:
+                message = await stream
+                assert [call["args"] for call in message.tool_calls] == [{"a": "bc"}]
+                assert "partial" not in message.response_metadata
+            else:
+                with pytest.raises(StreamTruncatedError):
+                    await stream
+                assert stream.snapshot().response_metadata["partial"] is True
+                assert stream.snapshot().tool_calls == []
+        assert all(part.closed for part in TRANSPORT.bodies)
+        TRANSPORT.bodies.clear()
+    tried(f"Decoding: an answer cut at a byte where HTTP sees its end, {name}", len(body) + 1)

@@ -87,6 +87,9 @@ def for_current_loop(model: T) -> T:
     `ChatOpenAI.stream_chunk_timeout` holds on every backend, even with a client that the user
     supplied; it closes the connection and raises `langchain_openai.StreamChunkTimeoutError`.
 
+    Streams of OpenAI's and Anthropic's SDKs, also with a client that the user supplied, are decoded
+    as `decoding` says, and raise `StreamTruncatedError` if they end without a mark of their end.
+
     Call this in a task of the event loop, once for each run, so that the clients have the model's
     settings of that time. It is not a checkpoint. Opening a client, when its settings are first
     used, takes about 20 milliseconds, nearly all of them for TLS certificates. Clients, one for

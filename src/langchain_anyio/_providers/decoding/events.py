@@ -13,9 +13,9 @@ _END: Final = b"\n\n"
 _DATA: Final = b"data: "
 _OBJECT: Final = _DATA + b"{"
 _EVENT: Final = b"event: "
-# Bytes of the end that are kept: those of a mark, and of the empty line before it.
+# Bytes of the end that are kept: those of the mark's line and of a line's end before it.
 _TAIL: Final = 64
-_DONE: Final = re.compile(rb"(?:\r?\n|\r(?!\n)){2}data: ?\[DONE\][^\r\n]*(?:\r?\n|\r)?\Z")
+_DONE: Final = re.compile(rb"[\r\n]data: ?\[DONE\][^\r\n]*(?:\r?\n|\r)?\Z")
 
 
 class SDKDecoder(Protocol):

@@ -26,6 +26,8 @@ from .shapes import UnknownModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+# Set in the environment, streams are left to the SDK, also their end, which a server without any
+# mark of it needs.
 SWITCH: Final = "LANGCHAIN_ANYIO_SDK_DECODING"
 
 
@@ -61,9 +63,11 @@ def decoded(stream: Any, *, models: bool = False) -> Any:
         stream: What an SDK returned.
         models: Whether the SDK makes the models of all events. The end is seen all the same.
     """
+    if os.environ.get(SWITCH):
+        return stream
     try:
-        _decode(stream, models or bool(os.environ.get(SWITCH)))
-    except (AttributeError, KeyError, UnknownModelError):
+        _decode(stream, models)
+    except (AttributeError, KeyError, TypeError, UnknownModelError):
         pass  # another release of the SDK
     return stream
 
