@@ -147,10 +147,11 @@ def without_trio(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """Run the tests on each Python and backend; the slow ones on the newest, not on uvloop."""
-    session.install(".[cli]", "--group", "test")
-    # What slow tests show hardly depends on the version of Python, nor on asyncio's loop.
+    session.install(".[cli]", "--group", "test", "--group", "long")
+    # What slow tests show hardly depends on the version of Python, nor on asyncio's loop. They wait
+    # most of their time, so two processes take half as long.
     everything = session.python == newest() and backend != "uvloop"
-    chosen = [] if everything else ["-m", "not slow"]
+    chosen = ["--numprocesses=2"] if everything else ["-m", "not slow"]
     env = {} if everything else {"HYPOTHESIS_PROFILE": "brief"}
     session.run("pytest", "--backend", backend, *chosen, *session.posargs, env=env)
 
