@@ -109,11 +109,11 @@ def open_stream(
     Args:
         model: A chat model; one with `bind()`, `bind_tools()`, `with_config()`, `with_retry()`,
             `with_fallbacks()` or configurable fields; a sequence that ends in one, whose other
-            steps run as langchain-core runs them; or a compiled or remote graph, which takes none of
-            the options from `stop` to `chunk_timeout`. Retries and fallbacks begin another attempt only
-            until the first event has come. The chat model may implement any of `_astream`,
-            `_stream`, `_agenerate`, `_generate` and a native event producer; blocking methods run
-            in a worker thread.
+            steps run as langchain-core runs them; or a compiled or remote graph, which takes none
+            of the options from `stop` to `chunk_timeout`. Retries and fallbacks begin another
+            attempt only until the first event has come. The chat model may implement any of
+            `_astream`, `_stream`, `_agenerate`, `_generate` and a native event producer; blocking
+            methods run in a worker thread.
         input: Input of the model: a string, messages, or a prompt value. For a sequence, the input
             of its first step; for a graph, its input.
         config: As for any runnable.

@@ -9,9 +9,9 @@ def enable_trio(*packages: str) -> None:
     """Make langchain-core run on trio too, and what is written against it where it is installed.
 
     That is `langgraph`, `langgraph_sdk`, `langchain`, `langchain_classic`, `langsmith`,
-    `deepagents`, `langchain_mcp_adapters`, `fastmcp`, `langchain_openai`, `langchain_mistralai`,
-    `cohere` and `openrouter`. Where another package asks for asyncio's event loop, the error has a note that
-    names it.
+    `deepagents`, `langchain_mcp_adapters`, `fastmcp`, `langchain_aws`, `langchain_openai`,
+    `langchain_mistralai`, `cohere` and `openrouter`. Where another package asks for asyncio's event
+    loop, the error has a note that names it.
 
     The modules of these libraries get a namespace in the place of `asyncio`: on asyncio, each name
     is asyncio's own object, as before; within a trio task it is one built on trio. Then their whole

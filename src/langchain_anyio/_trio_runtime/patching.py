@@ -35,9 +35,9 @@ from .wrappers import wrapped_in_class, wrapped_in_module
 
 LANGCHAIN_CORE: Final = "langchain_core"
 # Covered wherever they are installed. langgraph's checkpointers, stores and prebuilt agents are
-# part of its namespace package, and its SDK runs remote graphs; langchain has langsmith trace the middleware of its agents. A
-# retriever's embeddings have a client of their own that belongs to one event loop. Models of Cohere
-# and OpenRouter use asyncio in the SDKs of these alone.
+# part of its namespace package, and its SDK runs remote graphs; langchain has langsmith trace the
+# middleware of its agents. A retriever's embeddings have a client of their own that belongs to one
+# event loop. Models of Cohere and OpenRouter use asyncio in the SDKs of these alone.
 COVERED: Final = (
     LANGCHAIN_CORE,
     "langsmith",
