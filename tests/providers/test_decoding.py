@@ -538,7 +538,8 @@ async def test_open_stream_decodes_here(name: str, decoded_items: list[Any]) -> 
     TRANSPORT.parts = [framed(name, DELTAS[name], DELTAS[name], ENDS[name])]
     async with open_stream(model_of(name), "hi") as stream:
         assert (await stream).text == "xx"
-    assert [is_ours(item) for item in decoded_items] == [True, True, False]
+    # Before them come samples, if the format is used for the first time in this process.
+    assert [is_ours(item) for item in decoded_items[-3:]] == [True, True, False]
 
 
 @formats
@@ -551,7 +552,8 @@ def test_models_within_a_run_decode_here(name: str, decoded_items: list[Any]) ->
             return "".join([chunk.text async for chunk in model.astream("hi")])
 
     assert anyio.run(run) == "xx"
-    assert [is_ours(item) for item in decoded_items] == [True, True, False]
+    # Before them come samples, if the format is used for the first time in this process.
+    assert [is_ours(item) for item in decoded_items[-3:]] == [True, True, False]
 
 
 REPLY = Reply(Text("Hello", "."), ToolCall("f", '{"a"', ': "bc', '"}', call_id="call_1"))
