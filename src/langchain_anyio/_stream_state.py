@@ -222,9 +222,9 @@ class Startable(Protocol):
     """A run that can be started for a callback handler whose tokens a task reads."""
 
     async def start_for(self, reader: object) -> None:
-        """Start, unless it has started, if one of its handlers gives its tokens to `reader`.
+        """Start the run if one of its handlers gives its tokens to `reader`.
 
-        Nobody may read the stream itself, so the run is not held back for it from then on.
+        It is not held back for the stream itself, as long as nobody reads that.
         """
         ...
 

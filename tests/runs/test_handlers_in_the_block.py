@@ -50,6 +50,34 @@ async def test_nothing_holds_the_model_back_then() -> None:
         assert len(await read(handler, "tokens")) == 3_000
 
 
+async def test_who_reads_the_stream_still_holds_the_model_back() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    model = AStreamModel(words=["a"] * 300)
+    options: Any = {"max_buffer_size": 10}
+    seen: list[str] = []
+
+    async def consume() -> None:
+        seen.extend(await read(handler, "tokens"))
+
+    async with open_stream(model, "hi", {"callbacks": [handler]}, **options) as stream:
+        deltas = aiter(stream.text)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consume)  # which starts the run
+            await anyio.wait_all_tasks_blocked()
+            assert 0 < len(model.trace) <= 11
+            assert len([delta async for delta in deltas]) == 300
+    assert len(seen) == 300
+
+
+async def test_a_graph_that_somebody_has_begun_goes_on() -> None:
+    handler = AsyncIteratorCallbackHandler()
+    asked: Any = {"messages": [("user", "hi")]}
+    async with open_stream(talking_twice(), asked, {"callbacks": [handler]}) as run:
+        async for _ in run.values:
+            break
+        assert await read(handler, "tokens") == WORDS * 2
+
+
 async def test_in_a_task_of_the_block() -> None:
     handler = AsyncIteratorCallbackHandler()
     model = AStreamModel()
@@ -92,22 +120,25 @@ async def test_after_the_block_nothing_is_started_or_kept() -> None:
     assert run() is None
 
 
-async def test_a_graph_takes_all_its_steps() -> None:
-    class Model(AStreamModel):
-        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
-            raise AssertionError("the graph is streamed")
+class Streamed(AStreamModel):
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the graph is streamed")
 
-    model = Model(tell=True)
+
+def talking_twice() -> Any:
+    model = Streamed(tell=True)
 
     async def talk(state: MessagesState, config: RunnableConfig) -> Any:
         return {"messages": [await model.ainvoke(state["messages"], config)]}
 
     graph: Any = StateGraph(MessagesState)
-    for number, name in enumerate("ab"):
-        graph.add_node(name, talk)
-        graph.add_edge("ab"[number - 1] if number else START, name)
+    graph.add_node("a", talk).add_node("b", talk).add_edge(START, "a").add_edge("a", "b")
+    return graph.compile()
+
+
+async def test_a_graph_takes_all_its_steps() -> None:
     handler = AsyncIteratorCallbackHandler()
     asked: Any = {"messages": [("user", "hi")]}
-    async with open_stream(graph.compile(), asked, {"callbacks": [handler]}) as run:
+    async with open_stream(talking_twice(), asked, {"callbacks": [handler]}) as run:
         assert await read(handler, "tokens") == WORDS * 2
         assert len((await run.output)["messages"]) == 3

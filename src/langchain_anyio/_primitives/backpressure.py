@@ -28,6 +28,8 @@ class Backpressure:
         produced: Number of events produced so far.
         consumed: Number of events that the furthest consumer is past.
         awaiting_final: Number of consumers that wait for a final value.
+        read_elsewhere: Whether the producer is read in another way, and so is not held back while
+            no cursor has been opened.
         delta_wakeups: Wakeups of the consumers that have read everything and wait for more.
         shared: Whether any cursor was ever opened.
         loop: Token of the event loop that the producer runs on; `None` while unknown.
@@ -44,6 +46,7 @@ class Backpressure:
         "loop",
         "produced",
         "producer_wakeup",
+        "read_elsewhere",
         "shared",
     )
 
@@ -51,6 +54,7 @@ class Backpressure:
         self.produced: int = 0
         self.consumed: int = 0
         self.awaiting_final: int = 0
+        self.read_elsewhere: bool = False
         self.delta_wakeups: list[Wakeup] = []
         self.shared: bool = False
         self.loop: object = None
@@ -98,8 +102,12 @@ class Backpressure:
 
     @property
     def at_head(self) -> bool:
-        """Whether any consumer waits for the next event, so that the producer is not ahead."""
-        return self.awaiting_final > 0 or any(wakeup.waiting for wakeup in self.delta_wakeups)
+        """True if a consumer waits for the next event, so that the producer is not ahead."""
+        return (
+            self.awaiting_final > 0
+            or any(wakeup.waiting for wakeup in self.delta_wakeups)
+            or (self.read_elsewhere and not self.shared)
+        )
 
     def has_room(self, limit: float) -> bool:
         """Return whether one more event leaves the producer at most `limit` events ahead."""

@@ -147,9 +147,10 @@ class GraphRun(BackgroundRun):
     async def start_for(self, reader: object) -> None:
         """See `Startable.start_for()`: the graph takes all its steps without being asked."""
         callbacks = (self._config or {}).get("callbacks")
-        if self._loop is None and not self._over() and gives_tokens_to(reader, callbacks):
+        if not self._over() and gives_tokens_to(reader, callbacks):
             self._goes_on = True
             self._start()
+            self._wanted.set()
 
     def _over(self) -> bool:
         return self._closing or self.events.done

@@ -100,7 +100,7 @@ class ModelRun(BackgroundRun, Run):
     @override
     async def start_for(self, reader: object) -> None:
         if self._loop is None and gives_tokens_to(reader, self._callbacks):
-            self._state.flow.awaiting_final += 1
+            self._state.flow.read_elsewhere = True
             await self.start()
 
     async def _start(self) -> None:
