@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import none
 
 from provider_tables import ProviderTables
 from tally import Tally
@@ -182,5 +183,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Leave what the modules hold out of garbage collections, which many tests ask for."""
+    # Hypothesis makes its random numbers' generator once, and warns if the collector knows of
+    # nothing that refers to it, as it would not once Hypothesis itself is left out.
+    settings(derandomize=True, max_examples=1, database=None)(given(none())(lambda _: None))()
     gc.collect()
     gc.freeze()

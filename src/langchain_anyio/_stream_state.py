@@ -52,8 +52,10 @@ class EventsState(ProjectionState[Any, "list[MessagesData]"]):
         """Return what to record of a text delta: its text, if nothing else has to be kept."""
         if len(event) != 3 or type(event) is not dict or type(text) is not str:
             return event
-        delta, index = event.get("delta"), event["index"]
-        if type(delta) is not dict or len(delta) != 2 or type(index) is not int:
+        delta, index = event.get("delta"), event.get("index")
+        if type(delta) is not dict or type(index) is not int:
+            return event
+        if len(delta) != 2 or "text" not in delta:
             return event
         if index != self.text_index:
             if self.text_index is not None:

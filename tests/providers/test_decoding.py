@@ -167,8 +167,8 @@ def is_whole(name: str, parts: list[bytes]) -> bool:
         if event.data.startswith("[DONE]"):
             return True
         if name == "anthropic_messages":
-            if event.event in (None, "ping") or not event.data:
-                continue
+            if event.event not in ("message_delta", "message_stop") or not event.data:
+                continue  # no mark, or of a name that the SDK passes by unread
         elif (event.event or "").startswith("thread."):
             continue  # of another API, whose events OpenAI's SDK puts into an object
         data = json.loads(event.data)

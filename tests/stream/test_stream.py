@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from hypothesis import given
+from hypothesis import example, given
 from langchain_core.language_models.chat_model_stream import ChatModelStream
 
 from event_strategies import Event, event_sequences
@@ -447,6 +447,17 @@ async def test_a_stream_is_freed_without_the_collector() -> None:
 
 @newest
 @given(events=event_sequences)
+# Text deltas that lack a field which others have, and have one more: none is kept as its text.
+@example(
+    events=[
+        {"event": "content-block-delta", "delta": {"type": "text-delta", "text": "a"}, "more": 0}
+    ]
+)
+@example(
+    events=[
+        {"event": "content-block-delta", "index": 0, "delta": {"type": "text-delta", "more": 1}}
+    ]
+)
 def test_beside_langchain_cores_stream(events: list[Event]) -> None:
     """The stream adds to the accumulator only what it records and how it ends."""
     ours, theirs = AsyncChatModelStream(), ChatModelStream()
