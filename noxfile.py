@@ -202,7 +202,7 @@ def providers(session: nox.Session, kind: str) -> None:
         *session.posargs,
     )
     if kind == "providers":
-        clients = "tests/providers/test_every_providers_client.py"
+        clients = "tests/providers/test_every_client.py"
         session.run("pytest", "--backend=asyncio,trio", *WITHOUT_PLUGINS, clients, *session.posargs)
 
 

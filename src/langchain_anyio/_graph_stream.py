@@ -102,7 +102,7 @@ class GraphStream(ClosedOnExit):
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended: by itself, by an error, or closed."""
+        """True once the run has ended: by itself, by an error, or closed."""
         return self._run.events.done
 
     @property

@@ -122,7 +122,7 @@ class AsyncChatModelStream(ClosedOnExit):
 
     @property
     def done(self) -> bool:
-        """Whether the message is complete or has failed."""
+        """True once the message is complete or has failed."""
         return self._state.accumulator.done
 
     @property
@@ -132,7 +132,7 @@ class AsyncChatModelStream(ClosedOnExit):
 
     @property
     def has_events(self) -> bool:
-        """Whether any event has arrived."""
+        """True once an event has arrived."""
         return self._state.flow.produced > 0
 
     @property

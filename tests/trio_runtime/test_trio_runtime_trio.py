@@ -1227,7 +1227,7 @@ async def test_a_thread_calls_back_and_asks_whether_it_is_cancelled() -> None:
 async def test_a_call_that_is_abandoned_before_it_has_begun_does_not_begin() -> None:
     called: list[int] = []
     call = _loop._Call(called.append, (1,), Loop())
-    assert await call.left()
+    assert await call.has_returned()
     call()
     assert not called
 

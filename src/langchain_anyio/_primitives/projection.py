@@ -392,7 +392,7 @@ class AsyncProjection(Generic[D, F]):
 
     @property
     def done(self) -> bool:
-        """Whether the projection has ended, with its final value or with an error."""
+        """True once the projection has ended, with its final value or with an error."""
         return self._state.done
 
     @property

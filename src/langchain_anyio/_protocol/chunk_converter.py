@@ -13,7 +13,6 @@ from langchain_anyio._langchain_core import (
     finalize_tool_call_chunk,
     merge_dicts,
 )
-from langchain_anyio._langchain_core import message_to_events as message_to_events
 
 from .text_blocks import MAX_PENDING, TextBuffer
 
@@ -106,9 +105,9 @@ class _Block:
     def __init__(self, index: int, block: Mapping[str, Any]) -> None:
         self.index = index
         self.replaced = False
-        """Whether a whole block has replaced earlier slices."""
+        """True once a whole block has replaced earlier slices."""
         self.lacks_text = False
-        """Whether its text is kept elsewhere, where the bridge's `text_of` finds it."""
+        """True if its text is kept elsewhere, where the bridge's `text_of` finds it."""
         self._replace(block)
 
     def _replace(self, block: Mapping[str, Any]) -> None:

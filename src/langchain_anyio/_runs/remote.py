@@ -86,7 +86,7 @@ class RemoteRun(BackgroundRun):
 
     @property
     def run_stream(self) -> RemoteRun:
-        """What gives the output and the interrupts once all events have come."""
+        """Source of the output and the interrupts, once all events have come."""
         return self
 
     async def output(self) -> Any:

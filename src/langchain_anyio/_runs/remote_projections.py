@@ -224,7 +224,7 @@ class RemoteToolCall:
 
     @property
     def done(self) -> bool:
-        """Whether the call has ended, with its output or with an error."""
+        """True once the call has ended, with its output or with an error."""
         return self.output.done
 
     @property

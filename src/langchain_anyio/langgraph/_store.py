@@ -107,7 +107,7 @@ class ThreadedStore(BaseStore):
 
     @property
     def supports_ttl(self) -> bool:  # type: ignore[override]
-        """Whether the original supports a time to live of items."""
+        """True if the original supports a time to live of items."""
         return self.original.supports_ttl
 
     @property

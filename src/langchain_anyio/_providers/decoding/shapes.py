@@ -1,4 +1,4 @@
-"""Which data the SDKs' models take as it is, read from the models themselves.
+"""Shapes of the data that the SDKs' models take as it is, read from the models themselves.
 
 The SDKs construct their models without validation. Data whose every field is known and of the type
 that it is annotated with goes through such a model and comes out of its `model_dump()` equal,

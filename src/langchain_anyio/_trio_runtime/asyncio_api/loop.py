@@ -96,7 +96,7 @@ class TrioLoop:
         """Call `func` in a thread of the executor, or in a worker thread of this package.
 
         When the awaiting task is cancelled, it waits for the thread, for 5 seconds at most; then
-        the thread is left behind, and a `ResourceWarning` names the function. A call that has not
+        the thread is abandoned, and a `ResourceWarning` names the function. A call that has not
         begun does not begin. If the result is not awaited at once, it is a task.
         """
         call = self._run_in_executor(executor, func, *args)
@@ -119,8 +119,8 @@ class TrioLoop:
                 call, abandon_on_cancel=True, limiter=cast("Any", self._limiter)
             )
         except trio.Cancelled:
-            if not await call.left():
-                _warn_of_left(_name(func))
+            if not await call.has_returned():
+                _warn_of_abandoned(_name(func))
             raise
         except _TIMEOUTS_OF_THREADS as exc:
             raise asyncio.TimeoutError(*exc.args) from exc
@@ -139,7 +139,7 @@ class TrioLoop:
                 with trio.move_on_after(limits.CALL_CLEANUP_SECONDS, shield=True):
                     await over.wait()
                 if not over.is_set():
-                    _warn_of_left(_name(func))
+                    _warn_of_abandoned(_name(func))
             raise
         try:
             return future.result()
@@ -337,7 +337,7 @@ class _Call:
             if self._over is not None:
                 self._loop.call_soon(self._over.set)
 
-    async def left(self) -> bool:
+    async def has_returned(self) -> bool:
         """Wait for the thread, without its result; return whether it has left the function.
 
         Waits for 5 seconds at most, whatever is cancelled.
@@ -397,10 +397,10 @@ def _name(func: Callable[..., Any]) -> str:
     return getattr(func, "__qualname__", None) or repr(func)
 
 
-def _warn_of_left(label: str) -> None:
+def _warn_of_abandoned(label: str) -> None:
     warnings.warn(
         f"the call of {label} in a worker thread was cancelled and has not returned for "
-        f"{limits.CALL_CLEANUP_SECONDS:g} seconds; it is left behind",
+        f"{limits.CALL_CLEANUP_SECONDS:g} seconds; it is abandoned",
         ResourceWarning,
         stacklevel=2,
     )
