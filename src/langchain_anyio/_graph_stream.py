@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final, overload
 
 from typing_extensions import Self
 
 from ._primitives.projection import AsyncProjection, Cursor
+from ._run_items import (
+    CustomRunItem,
+    InterruptRunItem,
+    RunCursor,
+    RunItem,
+    RunItemName,
+    StateRunItem,
+    TextRunItem,
+    ToolCallRunItem,
+    ToolDeltaRunItem,
+    ToolErrorRunItem,
+    ToolResultRunItem,
+    ToolStartRunItem,
+)
 from ._runs.drop_guard import DropGuard
 from ._runs.graph import GraphRun
 from ._runs.remote import RemoteRun
@@ -99,6 +113,89 @@ class GraphStream(ClosedOnExit):
         if self._extensions is None:
             self._extensions = ProjectionViews(self._run.open(), self._owner)
         return self._extensions
+
+    @overload
+    def interleave(
+        self, name: Literal["text", "reasoning"], /, *names: Literal["text", "reasoning"]
+    ) -> RunCursor[TextRunItem]: ...
+
+    @overload
+    def interleave(self, name: Literal["tool_calls"], /) -> RunCursor[ToolCallRunItem]: ...
+
+    @overload
+    def interleave(self, name: Literal["tool_starts"], /) -> RunCursor[ToolStartRunItem]: ...
+
+    @overload
+    def interleave(self, name: Literal["tool_deltas"], /) -> RunCursor[ToolDeltaRunItem]: ...
+
+    @overload
+    def interleave(self, name: Literal["tool_results"], /) -> RunCursor[ToolResultRunItem]: ...
+
+    @overload
+    def interleave(self, name: Literal["tool_errors"], /) -> RunCursor[ToolErrorRunItem]: ...
+
+    @overload
+    def interleave(self, name: Literal["values"], /) -> RunCursor[StateRunItem]: ...
+
+    @overload
+    def interleave(self, name: Literal["interrupts"], /) -> RunCursor[InterruptRunItem]: ...
+
+    @overload
+    def interleave(self, name: Literal["custom"], /) -> RunCursor[CustomRunItem]: ...
+
+    @overload
+    def interleave(self, *names: RunItemName) -> RunCursor[RunItem]: ...
+
+    def interleave(self, *names: RunItemName) -> RunCursor[Any]:
+        """Iterate over what happens in the run and in its subgraphs, in the order of arrival.
+
+        | name | item | attributes |
+        |---|---|---|
+        | `"reasoning"`, `"text"` | `RunText` | `delta`, `message` |
+        | `"tool_calls"` | `RunToolCall` | `delta`, a `ToolCallChunk`; `message` |
+        | `"tool_starts"` | `ToolRun` | `tool_call_id`, `name`, `input`, `message` |
+        | `"tool_deltas"` | `ToolDelta` | `delta`, `tool` |
+        | `"tool_results"` | `ToolResult` | `output`, `text`, `tool` |
+        | `"tool_errors"` | `ToolFailure` | `error`, a `str`; `tool` |
+        | `"values"` | `RunState` | `values`, the state after a step |
+        | `"interrupts"` | `RunInterrupt` | `value`, `interrupt_id` |
+        | `"custom"` | `RunCustom` | `data`, what a stream writer was given |
+
+        Each item also has the `namespace` of its graph. `message` is the `AsyncChatModelStream`
+        that the item belongs to, with its `node`; that of a `ToolRun` is the one that asks for the
+        call, and `None` if there is none. `tool` is the `ToolRun` of the call. The classes are in
+        `langchain_anyio.langgraph`.
+
+        Any number of iterators, begun at any time, give everything from the first item. A cancelled
+        consumer takes nothing from the others. Iteration ends with the run, by its error if it has
+        failed, after what came before.
+
+        Args:
+            names: What to give; everything by default.
+
+        Returns:
+            An async iterator of `(name, item)`. Its `batches()` gives lists of these, as
+            `AsyncProjection.batches()`. A type checker knows the item's type after a check of
+            `pair[0]`, in a `match` statement, or by `isinstance(item, ...)`.
+
+        Raises:
+            ValueError: A name is unknown or given twice.
+
+        Example:
+            ```python
+            async with open_stream(agent, {"messages": [("user", "What is water?")]}) as run:
+                async for pair in run.interleave("text", "tool_starts", "tool_results"):
+                    match pair:
+                        case ("text", item):
+                            print(item.delta, end="", flush=True)
+                        case ("tool_starts", tool):
+                            print(f"{tool.name} {tool.input}")
+                        case ("tool_results", item):
+                            print(f"{item.tool.name}: {item.text}")
+            ```
+        """
+        self._run.open()
+        return RunCursor(self._run.log.state, names, self._owner)
 
     @property
     def done(self) -> bool:

@@ -18,6 +18,7 @@ from langchain_core.runnables import (
 )
 
 from ._graph_stream import GraphStream
+from ._run_items import RunLog
 from ._runs.drop_guard import DropGuard
 from ._runs.graph import GraphRun
 from ._runs.langgraph import Graph, GraphOnServer, is_graph, is_remote_graph
@@ -163,9 +164,7 @@ def open_stream(
                 )
         keywords = {**target.bound, **kwargs}
         of_graph = RemoteRun if remote else GraphRun
-        return GraphStream(
-            of_graph(target.runnable, input, target.config, keywords, _message_of_graph)
-        )
+        return GraphStream(of_graph(target.runnable, input, target.config, keywords, RunLog()))
     _check_keywords(target, kwargs)
     if stop is not None:
         kwargs["stop"] = stop
@@ -194,12 +193,6 @@ def open_stream(
     stream = AsyncChatModelStream._of_run(state, run, DropGuard(run))
     stream.set_start(run.start)
     return stream
-
-
-def _message_of_graph(
-    namespace: list[str], node: str | None, message_id: str | None
-) -> AsyncChatModelStream:
-    return AsyncChatModelStream(namespace=namespace, node=node, message_id=message_id)
 
 
 # What to do instead of an option that graphs do not have.

@@ -14,6 +14,7 @@ from ._errors import StreamCancelledError
 from ._primitives.batches import BatchIterator
 from ._primitives.checkpoints import ConsumerCheckpoints
 from ._primitives.projection import AsyncProjection, AsyncTextProjection, Cursor, ProjectionState
+from ._primitives.wakeup import Wakeup
 from ._protocol.accumulator import Delta, TextDelta, ToolCallDelta
 from ._stream_state import Channel, ClosedOnExit, EventsState, Run, StreamState, enter
 
@@ -61,6 +62,7 @@ class AsyncChatModelStream(ClosedOnExit):
         "_entered",
         "_namespace",
         "_node",
+        "_on_event",
         "_owner",
         "_projections",
         "_run",
@@ -93,6 +95,8 @@ class AsyncChatModelStream(ClosedOnExit):
         self._awaiting = 0
         self._namespace = []
         self._node = None
+        # Called after each event of a message of a graph, with what it has added to a projection.
+        self._on_event: Callable[[AsyncChatModelStream, Delta | None], None] | None = None
         self._projections: dict[str, AsyncProjection[Any, Any]] = {}
 
     def __repr__(self) -> str:
@@ -269,7 +273,9 @@ class AsyncChatModelStream(ClosedOnExit):
         Raises:
             Exception: The event is malformed. It is recorded, and more may follow.
         """
-        self._state.dispatch(event)
+        delta = self._state.dispatch(event)
+        if self._on_event is not None:
+            self._on_event(self, delta)
 
     def fail(self, error: BaseException) -> None:
         """End with an error, which every consumer is raised; no effect after the end.
@@ -289,8 +295,16 @@ class AsyncChatModelStream(ClosedOnExit):
 
         One callback can serve many streams, as LangGraph's does.
         """
+        self._set_producer(cb, None)
+
+    def _set_producer(
+        self,
+        request_more: Callable[[], Awaitable[bool]] | None,
+        request_step: Callable[[], Wakeup | None] | None,
+    ) -> None:
+        """Set what asks for more, see `ProjectionState`."""
         for state in self._state.states():
-            state.request_more = cb
+            state.request_more, state.request_step = request_more, request_step
 
     async def aclose(self) -> None:
         """Stop the run, and wait until it has cleaned up and its callbacks know of the end.

@@ -16,7 +16,7 @@ from typing_extensions import Never, override
 
 from ._primitives.backpressure import Backpressure
 from ._primitives.projection import ProjectionState, shareable_error
-from ._protocol.accumulator import Accumulator
+from ._protocol.accumulator import Accumulator, Delta
 
 Channel = Literal["text", "reasoning", "tool_calls"]
 
@@ -156,6 +156,7 @@ class StreamState:
         """Create a projection in the state of the others, with `final` as its value at the end."""
         state = ProjectionState[Any, Any](self.flow, replay=self._replay)
         state.start, state.request_more = self.events.start, self.events.request_more
+        state.request_step = self.events.request_step
         if self.events.error is not None:
             state.fail_as(self.events)
         elif self.done:
@@ -174,8 +175,8 @@ class StreamState:
     def channel(self, name: Channel) -> ProjectionState[Any, Any]:
         return cast("ProjectionState[Any, Any]", getattr(self, name))
 
-    def dispatch(self, event: Mapping[str, Any]) -> None:
-        """Record an event and update the projections."""
+    def dispatch(self, event: Mapping[str, Any]) -> Delta | None:
+        """Record an event, update the projections, and return what is added to one of them."""
         accumulator = self.accumulator
         try:
             delta = accumulator.feed(event)
@@ -194,6 +195,7 @@ class StreamState:
             self.channel(delta[0]).push(delta[1])
         if accumulator.done and not self.done:
             self._end()
+        return delta
 
     def fail(self, error: BaseException) -> None:
         """End the message with an error; no effect after the end."""

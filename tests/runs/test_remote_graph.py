@@ -14,9 +14,13 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
+from langchain.agents import create_agent
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.pregel.remote import RemoteGraph
@@ -33,6 +37,7 @@ from langchain_anyio import (
     disable_trio,
     open_stream,
 )
+from langchain_anyio.langgraph import RunText, RunToolCall, ToolResult, ToolRun
 from limits import HANGS
 from loopback.remote_graphs import RemoteServer, remote_server
 from shared_fixtures import SetCleanup
@@ -75,6 +80,38 @@ async def count(state: State, config: RunnableConfig) -> Any:
     return {"seen": [(await model.ainvoke("hi", config)).text]}
 
 
+@tool
+async def look_up(topic: str) -> str:
+    """Look a topic up."""
+    if topic == "bad":
+        raise ValueError("no such topic")
+    return f"{topic} is wet"
+
+
+class Asking(GenericFakeChatModel):
+    """Streams a call of the tool, and an answer once the tool has been called."""
+
+    topic: str
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self
+
+    async def _astream(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        if messages[-1].type == "tool":
+            yield ChatGenerationChunk(message=AIMessageChunk("Wet."))
+            return
+        for name, call_id, args in (
+            ("look_up", "1", '{"topic":'),
+            (None, None, f'"{self.topic}"}}'),
+        ):
+            chunk = tool_call_chunk(name=name, args=args, id=call_id, index=0)
+            yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=[chunk]))
+
+
+def agent_of(topic: str) -> Any:
+    return create_agent(Asking(messages=iter(()), topic=topic), [look_up])
+
+
 def in_turn(**nodes: Any) -> Any:
     graph, before = StateGraph(State), START
     for name, node in nodes.items():
@@ -92,6 +129,8 @@ GRAPHS = {
     "fails": in_turn(first=first, fail=fail).compile(),
     "silent": in_turn(first=first, wait=wait).compile(),
     "many": in_turn(count=count).compile(),
+    "agent": agent_of("water"),
+    "failing agent": agent_of("bad"),
 }
 ASKED: Any = {"seen": []}
 TALKED = {"seen": ["a", "hello brave world"]}
@@ -112,6 +151,55 @@ async def closed(remote: RemoteServer) -> bool:
 
 
 # What it gives
+
+
+async def test_all_that_happens_in_order(remote: RemoteServer) -> None:
+    asked: Any = {"messages": [{"role": "user", "content": "hi"}]}
+    async with open_stream(graph_on(remote, "agent"), asked) as run:
+        names = ("tool_calls", "tool_starts", "tool_results", "text", "values")
+        pairs = [pair async for pair in run.interleave(*names)]
+        first, last = await run.messages
+        assert [name for name, _ in pairs if name != "values"] == [
+            "tool_calls",
+            "tool_calls",
+            "tool_starts",
+            "tool_results",
+            "text",
+        ]
+        states = await run.interleave("values").batches().__anext__()
+        assert [len(state.values["messages"]) for _, state in states] == [1, 2, 3, 4]
+        for name, item in pairs:
+            if isinstance(item, RunToolCall):
+                assert (item.delta["name"], item.message) == ("look_up", first)
+            elif isinstance(item, ToolRun):
+                assert (item.name, item.tool_call_id, item.message) == ("look_up", "1", first)
+            elif isinstance(item, ToolResult):
+                assert (item.text, item.tool.name) == ("water is wet", "look_up")
+            elif isinstance(item, RunText):
+                assert (name, item.delta, item.message) == ("text", "Wet.", last)
+
+
+async def test_what_happens_in_subgraphs_and_interrupts(remote: RemoteServer) -> None:
+    async with open_stream(graph_on(remote, "nested"), ASKED) as run:
+        found = [item async for _, item in run.interleave("text")]
+        assert "".join(item.delta for item in found) == "hello brave world"
+        assert {len(item.namespace) for item in found} == {1}
+    config: RunnableConfig = {"configurable": {"thread_id": str(uuid.uuid4())}}
+    async with open_stream(graph_on(remote, "asks"), ASKED, config) as run:
+        (interrupted,) = [item async for _, item in run.interleave("interrupts")]
+        assert [interrupted.interrupt_id] == [i["interrupt_id"] for i in await run.interrupts()]
+        assert interrupted.value == "sure?"
+
+
+async def test_what_happens_before_an_error(remote: RemoteServer) -> None:
+    asked: Any = {"messages": [{"role": "user", "content": "hi"}]}
+    async with open_stream(graph_on(remote, "failing agent"), asked) as run:
+        for _ in range(2):
+            seen = []
+            with pytest.raises(RuntimeError, match="no such topic"):
+                async for _, item in run.interleave("tool_errors"):
+                    seen.append(item.error)
+            assert seen == ["no such topic"]
 
 
 async def test_its_projections(remote: RemoteServer) -> None:

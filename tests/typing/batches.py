@@ -18,6 +18,17 @@ from langchain_anyio import (
     AsyncTextProjection,
     GraphStream,
 )
+from langchain_anyio.langgraph import (
+    RunCustom,
+    RunInterrupt,
+    RunState,
+    RunText,
+    RunToolCall,
+    ToolDelta,
+    ToolFailure,
+    ToolResult,
+    ToolRun,
+)
 
 
 async def projections(numbers: AsyncProjection[int, str], text: AsyncTextProjection) -> None:
@@ -70,6 +81,46 @@ async def interleaved(stream: AsyncChatModelStream) -> None:
 async def graphs(stream: GraphStream) -> None:
     async for states in stream.values.batches():
         assert_type(states, list[dict[str, Any]])
+
+
+async def interleaved_runs(run: GraphStream) -> None:
+    async for pair in run.interleave():
+        if pair[0] == "text":
+            assert_type(pair[1], RunText)
+        elif pair[0] == "tool_results":
+            assert_type(pair[1], ToolResult)
+        match pair:
+            case ("tool_calls", call):
+                assert_type(call, RunToolCall)
+                assert_type(call.delta, ToolCallChunk)
+            case ("tool_starts", tool):
+                assert_type(tool, ToolRun)
+            case ("tool_errors", failure):
+                assert_type(failure.error, str)
+            case ("interrupts", interrupt):
+                assert_type(interrupt, RunInterrupt)
+            case ("text" | "reasoning", text):
+                assert_type(text.delta, str)
+                assert_type(text.message, AsyncChatModelStream)
+    async for _, either in run.interleave("text", "tool_results"):
+        if isinstance(either, ToolResult):
+            assert_type(either.tool, ToolRun)
+    async for name, part in run.interleave("reasoning", "text"):
+        assert_type(name, Literal["reasoning", "text"])
+        assert_type(part, RunText)
+    async for _, result in run.interleave("tool_results"):
+        assert_type(result, ToolResult)
+    async for _, state in run.interleave("values"):
+        assert_type(state, RunState)
+    async for _, custom in run.interleave("custom"):
+        assert_type(custom, RunCustom)
+    async for _, delta in run.interleave("tool_deltas"):
+        assert_type(delta, ToolDelta)
+    async for _, error in run.interleave("tool_errors"):
+        assert_type(error, ToolFailure)
+    async for batch in run.interleave("text").batches(0.05):
+        assert_type("".join(text.delta for _, text in batch), str)
+    run.interleave("messages")  # type: ignore[call-overload]
 
 
 async def handlers(handler: AsyncIteratorCallbackHandler) -> None:

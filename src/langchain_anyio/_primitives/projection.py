@@ -211,6 +211,19 @@ class ProjectionState(Generic[D, F]):
         finally:
             wakeup.leave(waiter)
 
+    async def wait_for_producer(self, step: Wakeup | None, steps: ConsumerCheckpoints) -> bool:
+        """Wait for a step that was asked for; return whether there is one."""
+        if step is None:
+            return False
+        waiter = step.join(steps)
+        try:
+            await waiter
+        except BaseException as exc:
+            step.leave(waiter)
+            raise_if_moved(exc)
+            raise
+        return True
+
     async def wait_for_final(self) -> F:
         """Wait for the final value and return it, or raise the error."""
         if self.start is not None:
@@ -322,6 +335,11 @@ class Cursor(Generic[D]):
                     state.leave(waiter)
                     raise_if_moved(exc)
                     raise
+            elif state.request_step is not None:
+                if not await state.wait_for_producer(state.request_step(), steps) and not (
+                    state.holds(self._position) or state.done
+                ):
+                    raise StopAsyncIteration
             elif await state.request_more():
                 if not state.holds(self._position):
                     await steps.take()  # `request_more()` may never be a checkpoint

@@ -31,7 +31,7 @@ from langchain_anyio._providers.within_runs import models_on_this_loop
 from langchain_anyio._stream_state import gives_tokens_to
 
 from .cleanup import BackgroundRun, TimeLimit
-from .langgraph import Channel, GraphRunStream, MakeMessage, Message
+from .langgraph import Channel, GraphRunStream, Log, Message
 
 # Graph runs in which the current task executes a node, or was started by one, outermost first.
 _around: ContextVar[tuple[GraphRun, ...]] = ContextVar("langchain_anyio_graphs", default=())
@@ -50,14 +50,14 @@ class GraphRun(BackgroundRun):
         input: Any,
         config: RunnableConfig | None,
         kwargs: dict[str, Any],
-        make_message: MakeMessage,
+        log: Log,
     ) -> None:
         super().__init__()
         self._graph = graph
         self._input = input
         self._config = config
         self._kwargs = kwargs
-        self._make_message = make_message
+        self.log = log
         self._messages: list[Message] = []
         self.events: ProjectionState[Any, list[Any]] = ProjectionState()
         self._stream: GraphRunStream | None = None
@@ -90,7 +90,9 @@ class GraphRun(BackgroundRun):
                 self._kwargs,
                 self.advance,
                 self._open_message,
+                self._pass_on,
             )
+            self._ask_on_demand(self.log.state)
             self._feed(self.events, stream.events)
             for name, value in stream.projections.items():
                 if isinstance(value, Channel):
@@ -109,15 +111,19 @@ class GraphRun(BackgroundRun):
     def _feed(
         self, state: ProjectionState[Any, list[Any]], channel: Channel
     ) -> ProjectionState[Any, list[Any]]:
-        state.request_more, state.request_step = self.advance, self._request_step
+        self._ask_on_demand(state)
         self._channels.append((channel, state))
         return state
+
+    def _ask_on_demand(self, state: ProjectionState[Any, list[Any]]) -> None:
+        """Let the graph take a step whenever a consumer waits for more of `state`."""
+        state.request_more, state.request_step = self.advance, self._request_step
 
     def _open_message(
         self, namespace: list[str], node: str | None, message_id: str | None
     ) -> Message:
-        message = self._make_message(namespace, node, message_id)
-        message.set_arequest_more(self.advance)
+        message = self.log.make_message(namespace, node, message_id)
+        message._set_producer(self.advance, self._request_step)
         self._messages.append(message)
         return message
 
@@ -165,11 +171,11 @@ class GraphRun(BackgroundRun):
             with models_on_this_loop(), self._scope:
                 while await self._is_wanted():
                     more = await self._stream.step()
+                    self._wanted.clear()  # whoever still waits asks again once woken
                     self._pass_on()
                     if not more:
                         error = self._stream.events.error
                         break
-                    self._advanced.fire()
         except BaseException as exc:  # raised to the consumers
             error = exc
             if isinstance(exc, EXITS):
@@ -191,19 +197,23 @@ class GraphRun(BackgroundRun):
                 self._end(error)
 
     async def _is_wanted(self) -> bool:
-        if not self._goes_on:
+        if not (self._goes_on or self._closing):
             await self._wanted.wait()
             self._wanted.clear()
         return not self._closing
 
     def _pass_on(self) -> None:
+        """Pass on what a step has given, and wake those who wait for it."""
         for channel, state in self._channels:
             for item in channel.take():
                 if not state.done:
                     state.push(item)
+                    if state is self.events:
+                        self.log.feed(item)
+        self._advanced.fire()
 
     def _end(self, error: BaseException | None) -> None:
-        for state in (self.events, *(state for _, state in self._channels)):
+        for state in (self.events, self.log.state, *(state for _, state in self._channels)):
             if error is None:
                 state.complete(state.deltas)
             else:

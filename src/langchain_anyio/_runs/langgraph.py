@@ -7,12 +7,18 @@ outside of the trio runtime are used in this module alone, each where its reason
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, cast, final
 
+from anyio.lowlevel import checkpoint
 from langchain_core.runnables import RunnableConfig
+
+from langchain_anyio._primitives.checkpoints import STEPS_BETWEEN_YIELDS
+from langchain_anyio._primitives.projection import ProjectionState
+from langchain_anyio._primitives.wakeup import Wakeup
 
 
 class Graph(Protocol):
@@ -80,11 +86,31 @@ class Message(Protocol):
 
     def fail(self, error: BaseException) -> None: ...
 
-    def set_arequest_more(self, cb: Callable[[], Awaitable[bool]] | None) -> None: ...
+    def _set_producer(
+        self,
+        request_more: Callable[[], Awaitable[bool]] | None,
+        request_step: Callable[[], Wakeup | None] | None,
+    ) -> None: ...
 
 
 MakeMessage = Callable[[list[str], "str | None", "str | None"], Message]
 """Makes the stream of a message from the namespace of its graph, its node and its id."""
+
+
+class Log(Protocol):
+    """What happens in a run, in order: the deltas of the messages it makes, and other events.
+
+    Attributes:
+        state: The items.
+    """
+
+    state: ProjectionState[Any, list[Any]]
+
+    def make_message(
+        self, namespace: list[str], node: str | None, message_id: str | None
+    ) -> Message: ...
+
+    def feed(self, event: Mapping[str, Any]) -> None: ...
 
 
 @final
@@ -99,6 +125,7 @@ class GraphRunStream:
         advance: Awaited by consumers of a message or a subgraph that want more; returns whether
             more may come.
         make_message: Makes the stream of a message.
+        note_delta: Called when the step goes on after a delta of a message has come.
 
     Attributes:
         public: langgraph's own object.
@@ -114,15 +141,19 @@ class GraphRunStream:
         kwargs: Mapping[str, Any],
         advance: Callable[[], Awaitable[bool]],
         make_message: MakeMessage,
+        note_delta: Callable[[], None],
     ) -> None:
-        run = open_run(graph, input, config, kwargs)
+        transformers = (*(kwargs.get("transformers") or ()), _MoreModes)
+        run = open_run(graph, input, config, {**kwargs, "transformers": transformers})
         self.public: Any = run
         # The streams of messages are langchain-core's, unless the transformers that make them are
         # told otherwise: those of this graph, and those that are made for its subgraphs.
+        # `_MoreModes`, the last one, has nothing to do any more, in this graph or in subgraphs.
+        run._mux._transformers.pop()
         for transformer in run._mux._transformers:
             _give_streams(transformer, (), make_message)
         run._mux._factories = [
-            partial(_with_streams, factory, make_message) for factory in run._mux._factories or ()
+            partial(_with_streams, factory, make_message) for factory in run._mux._factories[:-1]
         ]
         # Without this, each waiting consumer would step the graph in its own task, and take the
         # graph with it when it is cancelled.
@@ -130,6 +161,7 @@ class GraphRunStream:
         self.events: Channel = Channel(run._mux._events)
         # `abort()` leaves it open if a stream transformer has failed.
         self._graph_aiter = run._graph_aiter
+        run._graph_aiter = _PastDeltas(run, note_delta)
         self.projections: dict[str, Any] = {
             name: Channel(value) if hasattr(value, "_subscribed") else value
             for name, value in run.extensions.items()
@@ -142,6 +174,79 @@ class GraphRunStream:
     async def close_graph(self) -> None:
         """Close the iterator that runs the graph."""
         await self._graph_aiter.aclose()
+
+
+@final
+class _PastDeltas:
+    """The graph's output, of which a step takes all deltas of messages up to something else.
+
+    After a delta, the node goes on by itself, and no other node begins before it has ended. So the
+    graph does not run further ahead of its consumers than by steps of a delta each, for each of
+    which langgraph starts a task.
+    """
+
+    __slots__ = ("_graph_aiter", "_note_delta", "_run", "_taken")
+
+    def __init__(self, run: Any, note_delta: Callable[[], None]) -> None:
+        self._run = run
+        self._graph_aiter = run._graph_aiter
+        self._note_delta = note_delta
+        self._taken = 0
+
+    async def __anext__(self) -> Any:
+        part = await self._graph_aiter.__anext__()
+        while _is_delta(part):
+            await self._run._mux.apush(_event_of(part))
+            self._note_delta()
+            self._taken += 1
+            if not self._taken % STEPS_BETWEEN_YIELDS:
+                await checkpoint()  # what has come already, the graph gives without any
+            part = await self._graph_aiter.__anext__()
+        return part
+
+    async def aclose(self) -> None:
+        await self._graph_aiter.aclose()
+
+
+def _is_delta(part: Mapping[str, Any]) -> bool:
+    if part["type"] != "messages":
+        return False
+    payload = part["data"][0]
+    return isinstance(payload, dict) and payload.get("event") == "content-block-delta"
+
+
+def _event_of(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the protocol event of a part of the graph's output, as langgraph makes it."""
+    return {
+        "type": "event",
+        "method": part["type"],
+        "params": {
+            "namespace": list(part["ns"]),
+            "timestamp": int(time.time() * 1000),
+            "data": part["data"],
+        },
+    }
+
+
+class _MoreModes:
+    """A stream transformer that asks the graph for the events of tools and of stream writers.
+
+    The graph sends only what a transformer requires: without this one, those of tools only if it
+    is itself an agent. langgraph's class is not needed, and is not imported here.
+    """
+
+    required_stream_modes = ("tools", "custom")
+    requires_async = False
+    supports_sync = True
+
+    def __init__(self, scope: tuple[str, ...]) -> None:
+        pass
+
+    def init(self) -> dict[str, Any]:
+        return {}
+
+    def _on_register(self, mux: Any) -> None:
+        pass
 
 
 def open_run(

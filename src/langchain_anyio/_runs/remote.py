@@ -26,7 +26,7 @@ from langchain_anyio._langchain_core import needs_asyncio
 from langchain_anyio._primitives.projection import ProjectionState, shareable_error
 
 from .cleanup import BackgroundRun, TimeLimit
-from .langgraph import MakeMessage
+from .langgraph import Log
 from .langgraph_remote import (
     RemoteRunStream,
     RunEnd,
@@ -53,7 +53,7 @@ class RemoteRun(BackgroundRun):
         input: Any,
         config: RunnableConfig | None,
         kwargs: dict[str, Any],
-        make_message: MakeMessage,
+        log: Log,
     ) -> None:
         super().__init__()
         self._arguments = (graph, input, config, kwargs)
@@ -63,7 +63,9 @@ class RemoteRun(BackgroundRun):
         self.events.start = self._start
         self._output: ProjectionState[Any, Any] = ProjectionState()
         self._interrupts: list[dict[str, Any]] = []
-        self._projections = RemoteProjections([], make_message, self.events)
+        self.log = log
+        log.state.start = self._start
+        self._projections = RemoteProjections([], log.make_message, self.events)
         self._end: RunEnd | None = None
         self._of_another = False  # the events that come now, of another run in the thread
         self._unanswered = False  # the start was sent, and the run's id has not come
@@ -158,6 +160,7 @@ class RemoteRun(BackgroundRun):
             return False
         self.events.push(event)
         self._projections.feed(event)
+        self.log.feed(event)
         interrupt = interrupt_of(event)
         if interrupt is not None:
             self._interrupts.append(interrupt)
@@ -194,12 +197,14 @@ class RemoteRun(BackgroundRun):
                 del error
 
     def _complete_projections(self) -> None:
-        self.events.complete(self.events.deltas)
+        for state in (self.events, self.log.state):
+            state.complete(state.deltas)
         self._projections.complete()
 
     def _fail_projections(self, error: BaseException) -> None:
         error = shareable_error(error)
         self.events.fail(error)
+        self.log.state.fail(error)
         self._projections.fail(error)
 
     def _fail(self, error: BaseException) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio.to_thread
 import uvicorn
+from langchain_core.messages import BaseMessage
 from langgraph.types import Command
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -167,7 +168,7 @@ class RemoteServer:
                         if self.fault in ("frame", "ended"):
                             return
                     sent += 1
-                    data = json.dumps(event, default=str).encode()
+                    data = json.dumps(event, default=_plain).encode()
                     yield f"event: {method}\nid: {event['seq']}\ndata: ".encode() + data + b"\n\n"
                 if position == len(thread.events):
                     more = asyncio.ensure_future(thread.changed.wait())
@@ -238,6 +239,11 @@ class RemoteServer:
         lifecycle("interrupted" if interrupts else "completed")
         if interrupts:  # as the server sends it: late
             thread.add(f"{run_id}-late", "custom", [], {"interrupted": True})
+
+
+def _plain(value: Any) -> Any:
+    """Return what the server's JSON has of a value: of a message its fields."""
+    return value.model_dump() if isinstance(value, BaseMessage) else str(value)
 
 
 @contextlib.contextmanager
