@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from command import COMMAND, KEY, SECONDS, Pipe, Terminal, environment, run, without
-from langchain_anyio._cli.command import _escape_controls, _Text
 from langchain_anyio._cli.demo import DemoChatModel
+from langchain_anyio._cli.show import _Text, escape_controls
 from loopback import ProviderServer, Reply, Scenario, Text, Thinking, ToolCall, provider_server
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def test_a_model_cannot_give_the_terminal_orders(server: ProviderServer) -> None
 def test_a_text_is_shown_alike_however_it_is_cut(text: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
     pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
-    whole, cut = _Text(_escape_controls), _Text(_escape_controls)
+    whole, cut = _Text(escape_controls), _Text(escape_controls)
     expected = whole.feed(text) + whole.rest()
     assert "".join([*map(cut.feed, pieces), cut.rest()]) == expected
     assert "\r" not in expected
@@ -253,7 +253,7 @@ def test_a_text_is_shown_alike_however_it_is_cut(text: str, data: st.DataObject)
 
 
 def test_a_piece_waits_only_for_what_may_belong_to_it() -> None:
-    text = _Text(_escape_controls)
+    text = _Text(escape_controls)
     assert [text.feed(piece) for piece in ("a\r", "\n", "b\r", "c", "\r", "\r", "\n")] == [
         "a",
         "\n",

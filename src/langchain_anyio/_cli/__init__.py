@@ -1,4 +1,5 @@
 """The command line.
 
-`command` parses and runs it, `terminal` writes to a terminal, `demo` is a model that needs no key.
+`command` parses and runs it, `agent` finds the agent that it names, `show` writes the answer to
+standard output, `terminal` to a terminal; `demo` is a model that needs no key.
 """

@@ -1,36 +1,39 @@
-"""The command line `python -m langchain_anyio`: stream the answer to one prompt."""
+"""The command line `python -m langchain_anyio`: stream the answer to one prompt.
+
+`show` shows it, `agent` finds the agent that is to answer.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import io
-import json
 import logging
 import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskStatus
 
 from langchain_anyio._open_stream import open_stream
 
+from .agent import BadPathError, check_input, find_agent, make_graph, value_of_interrupt
+from .show import OutputError, escape_controls, show, show_events, show_events_of_run, show_run
+
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import RunnableConfig
 
-    from langchain_anyio._protocol.accumulator import Delta
     from langchain_anyio._stream import AsyncChatModelStream
-    from langchain_anyio._stream_state import Channel
 
 # Exit statuses as in shells: 128 plus the number of SIGINT or SIGPIPE.
 _INTERRUPTED: Final = 130
@@ -43,25 +46,20 @@ _BACKENDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 }
 
 _EPILOG: Final = """\
-On a terminal the model's reasoning and tool calls are shown too, if rich is
-installed; otherwise standard output is the answer and nothing else.
+On a terminal reasoning, tool calls and what the tools return are shown too, if
+rich is installed; otherwise standard output is the answer and nothing else, of
+an agent the text of its messages.
 
 exit status:
   0    answered
-  1    the model failed, or something is missing
+  1    the model or the agent failed, or something is missing
   2    bad usage
+  3    the agent waits to be resumed
   130  stopped by Ctrl-C
   141  nobody reads the output any more"""
 
-# Control characters are escaped as in Python, so that an answer cannot control the terminal.
-_CONTROLS: Final = {
-    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
-}
-_HALF: Final = re.compile(r"[\r\ud800-\udbff]\Z")
-_PAIR: Final = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 _SECRET_NAME: Final = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _MAX_ERROR_LENGTH: Final = 1000
-_FRAME: Final = 1 / 25  # the shortest time in seconds between two changes of a terminal
 
 
 class _CommandError(Exception):
@@ -70,10 +68,6 @@ class _CommandError(Exception):
     def __init__(self, line: str, status: int = 1) -> None:
         super().__init__(line)
         self.status = status
-
-
-class _OutputError(Exception):
-    """Writing to standard output failed; `__cause__` is the `OSError`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         _run(arguments)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except _OutputError as exc:
+    except OutputError as exc:
         # Flushing the rest of the buffer would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(exc.__cause__, BrokenPipeError):
@@ -118,12 +112,21 @@ def _run(arguments: list[str] | None) -> None:
                 f"--backend {options.backend}: {options.backend} is not installed; "
                 f"pip install {options.backend}"
             ) from None
-    model = _make_model(options.model)
-    prompt = _get_prompt(options.prompt)
+    if options.agent is not None and options.model is not None:
+        raise _CommandError("--agent has models of its own and takes no --model", 2)
+    answer: Callable[[], Awaitable[None]]
+    if options.agent is None:
+        model = _make_model(options.model)
+        prompt = _get_prompt(options.prompt)
+        answer = partial(_answer, model, prompt, show_events if options.events else show)
+    else:
+        agent = _find_agent(options.agent, options.backend)
+        prompt = _get_prompt(options.prompt)
+        answer = partial(_run_agent, options.agent, agent, prompt, events=options.events)
     backend, backend_options = _BACKENDS[options.backend]
     finished = anyio.run(
         _run_until_interrupted,
-        partial(_answer, model, prompt, _show_events if options.events else _show),
+        answer,
         backend=backend,
         backend_options=backend_options,
     )
@@ -139,7 +142,7 @@ class _Parser(argparse.ArgumentParser):
 def _make_parser() -> _Parser:
     parser = _Parser(
         prog="python -m langchain_anyio",
-        description="Stream a chat model's answer to a prompt.",
+        description="Stream the answer of a chat model or an agent to a prompt.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -150,6 +153,12 @@ def _make_parser() -> _Parser:
         metavar="PROVIDER:MODEL",
         help="the model to ask, such as openai:gpt-5-mini, with its key from the environment "
         "(default: a built-in demo model)",
+    )
+    parser.add_argument(
+        "--agent",
+        metavar="MODULE:NAME",
+        help="ask an agent or another graph of langgraph instead, or what a function without "
+        "arguments returns; its state must have messages",
     )
     parser.add_argument(
         "--backend",
@@ -243,6 +252,20 @@ def _make_model_of_package(provider: str, model: str) -> BaseChatModel:
     )
 
 
+def _find_agent(path: str, backend: str) -> object:
+    try:
+        agent = find_agent(path)
+    except BadPathError as exc:
+        raise _CommandError(f"--agent {path}: {exc}", 2) from exc
+    except Exception as exc:
+        raise _CommandError(f"--agent {path}: {_describe(exc)}") from exc
+    if backend == "trio":
+        from langchain_anyio._trio_runtime.enabling import enable_trio
+
+        enable_trio()
+    return agent
+
+
 async def _run_until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
     """Run `work`, cancel it at Ctrl-C, and return whether it was not interrupted.
 
@@ -280,165 +303,44 @@ async def _run_until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
 async def _answer(
     model: BaseChatModel, prompt: str, show: Callable[[AsyncChatModelStream], Awaitable[None]]
 ) -> None:
-    try:
+    with _errors_reported():
         async with open_stream(model, prompt) as stream:
             await show(stream)
             await stream
-    except _OutputError:
+
+
+async def _run_agent(path: str, agent: object, prompt: str, *, events: bool) -> None:
+    with _errors_reported():
+        try:
+            graph = await make_graph(agent)
+            check_input(graph)
+        except BadPathError as exc:
+            raise _CommandError(f"--agent {path}: {exc}", 2) from exc
+        input = {"messages": [{"role": "user", "content": prompt}]}
+        # A graph with a checkpointer needs one.
+        thread: RunnableConfig = {"configurable": {"thread_id": str(uuid4())}}
+        async with open_stream(graph, input, thread) as run:
+            await (show_events_of_run(run) if events else show_run(run))
+            await run.output
+            interrupts = await run.interrupts()
+    if interrupts:
+        waits_for = "; ".join(repr(value_of_interrupt(interrupt)) for interrupt in interrupts)
+        raise _CommandError(f"the agent waits to be resumed: {waits_for}", 3)
+
+
+@contextmanager
+def _errors_reported() -> Iterator[None]:
+    try:
+        yield
+    except (_CommandError, OutputError):
         raise
     except Exception as exc:
         raise _CommandError(_describe(exc)) from exc
 
 
-async def _show_events(stream: AsyncChatModelStream) -> None:
-    async for events in stream.events.batches():
-        with _output_errors():
-            sys.stdout.write("".join(f"{json.dumps(event, default=str)}\n" for event in events))
-            sys.stdout.flush()
-
-
-async def _show(stream: AsyncChatModelStream) -> None:
-    display = _open_display()
-    clean = _escape_controls if sys.stdout.isatty() else str
-    show: Callable[[str], None] = partial(display.write, "text")
-    shown: Hashable = None
-    text = _Text(clean)
-    calls = set()
-
-    def begin(key: Hashable, how: Callable[[str], None]) -> None:
-        nonlocal shown, show
-        if key != shown:
-            end()
-            shown, show = key, how
-
-    def end() -> None:
-        if rest := text.rest():
-            show(rest)
-
-    try:
-        try:
-            # Whatever reads a pipe gets everything at once, a person what the eye can follow.
-            interval = _FRAME if sys.stdout.isatty() else 0
-            async for batch in stream.interleave().batches(interval):
-                with _output_errors():
-                    for delta in _join_text(batch):
-                        if delta[0] != "tool_calls":
-                            begin(delta[0], partial(display.write, delta[0]))
-                            show(text.feed(delta[1]))
-                            continue
-                        chunk = delta[1]
-                        calls.add(chunk["id"])
-                        key = (chunk["id"], chunk.get("index"))
-                        begin(key, partial(display.tool_call, key, ""))
-                        display.tool_call(
-                            key, clean(chunk["name"] or ""), text.feed(chunk["args"] or "")
-                        )
-        finally:
-            with _output_errors():
-                end()
-        message = await stream
-        for call in message.tool_calls:
-            # A call without arguments has no deltas.
-            if call["id"] not in calls:
-                with _output_errors():
-                    display.tool_call(call["id"], clean(call["name"]), json.dumps(call["args"]))
-    finally:
-        with _output_errors():
-            display.end()
-
-
-def _join_text(deltas: list[Delta]) -> Iterator[Delta]:
-    """Yield the deltas in order, successive ones of the same text as one."""
-    for channel, same in groupby(deltas, key=itemgetter(0)):
-        if channel == "tool_calls":
-            yield from same
-        else:
-            yield channel, "".join(cast("str", text) for _, text in same)
-
-
-@final
-class _Text:
-    """Text in pieces, whose last character may wait for the next one to say what it is.
-
-    Args:
-        clean: What is done to it all.
-    """
-
-    def __init__(self, clean: Callable[[str], str]) -> None:
-        self._clean = clean
-        self._held = ""
-
-    def feed(self, piece: str) -> str:
-        """Take a piece; return what is to be shown."""
-        text = self._held + piece
-        # It may be half of the end of a line, or of a character.
-        self._held = text[-1] if _HALF.search(text) else ""
-        return self._shown(text[: len(text) - len(self._held)])
-
-    def rest(self) -> str:
-        """Return what is to be shown when nothing more comes."""
-        held, self._held = self._held, ""
-        return self._shown(held)
-
-    def _shown(self, text: str) -> str:
-        return self._clean(_PAIR.sub(_join_pair, text))
-
-
-def _join_pair(pair: re.Match[str]) -> str:
-    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
-
-
-@contextmanager
-def _output_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise _OutputError from exc
-
-
-class _Display(Protocol):
-    def write(self, channel: Channel, text: str) -> None: ...
-    def tool_call(self, call: Hashable, name: str, args: str) -> None: ...
-    def end(self) -> None: ...
-
-
-def _open_display() -> _Display:
-    if sys.stdout.isatty():
-        try:
-            from .terminal import open_terminal
-        except ModuleNotFoundError:  # without rich
-            pass
-        else:
-            terminal = open_terminal()
-            if terminal is not None:
-                return terminal
-    return _PlainDisplay()
-
-
-@final
-class _PlainDisplay:
-    """Writes the answer's text only."""
-
-    def __init__(self) -> None:
-        self._last_character = "\n"
-
-    def write(self, channel: Channel, text: str) -> None:
-        if channel == "text" and text:
-            self._last_character = text[-1]
-            sys.stdout.write(text)
-            sys.stdout.flush()
-
-    def tool_call(self, call: Hashable, name: str, args: str) -> None:
-        pass
-
-    def end(self) -> None:
-        if self._last_character != "\n":
-            self.write("text", "\n")
-
-
 def _report(line: str) -> None:
     if sys.stderr is not None:
-        line = _escape_controls(" ".join(_redact_secrets(line).split()))
+        line = escape_controls(" ".join(_redact_secrets(line).split()))
         if len(line) > _MAX_ERROR_LENGTH:
             line = f"{line[:_MAX_ERROR_LENGTH]} …"
         sys.stderr.write(f"langchain_anyio: {line}\n")
@@ -454,10 +356,6 @@ def _describe(error: BaseException) -> str:
         return line
     address = str(getattr(vars(error).get("request"), "url", "")).partition("?")[0]
     return f"{line} ({address}{': ' if address else ''}{type(cause).__name__}: {cause})"
-
-
-def _escape_controls(text: str) -> str:
-    return text.replace("\r\n", "\n").translate(_CONTROLS)
 
 
 def _redact_secrets(text: str) -> str:

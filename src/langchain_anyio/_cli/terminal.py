@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Literal, final
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
     from langchain_anyio._stream_state import Channel
 
+Note = Literal["result", "error", "interrupt"]
+
+_NOTES: Final[dict[Note, tuple[str, str]]] = {
+    "result": ("←", "cyan"),
+    "error": ("✗", "red"),
+    "interrupt": ("⏸", "bold yellow"),
+}
 _STYLES: Final = {"reasoning": "dim italic", "tool_calls": "cyan", "text": ""}
 # Lines may break before these characters: kana, ideographs and syllables, but no punctuation.
 _IDEOGRAPHS: Final = "\u3040-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
@@ -64,6 +71,21 @@ class Terminal:
             self._call = call
             self._put(f"→ {name} ", "bold cyan")
         self._put(args, _STYLES["tool_calls"])
+
+    def begin_source(self, name: str) -> None:
+        """Begin a paragraph of another message, with the name of the subgraph that it is of."""
+        self._channel = None
+        if name:
+            self._end_lines(2)
+            self._put(f"{name}\n", "dim")
+
+    def note(self, kind: Note, line: str) -> None:
+        """Write what a tool has returned, its error or an interrupt, on a line of its own."""
+        self._end_lines(1 if self._channel == "tool_calls" else 2)
+        sign, style = _NOTES[kind]
+        self._put(f"{sign} ", f"bold {style}")
+        self._put(line, style)
+        self._channel, self._call = "tool_calls", None
 
     def end(self) -> None:
         """Move the cursor to the beginning of a line."""
