@@ -2,8 +2,9 @@
 
 The layers, each of which imports only from those below it:
 
-- `_trio_runtime`: langchain-core itself on trio; `_cli`: the command `python -m langchain_anyio`;
-  `langgraph`: checkpointers and stores in worker threads, imported by its name alone.
+- `_cli`: the command `python -m langchain_anyio`.
+- `_trio_runtime`: langchain-core itself on trio; `langgraph`: items of a graph's run, checkpointers
+  and stores in worker threads, imported by its name alone.
 - `_open_stream`: runs a chat model or a graph into a stream.
 - `_graph_stream`: the stream of a graph's run; `_run_items`: what happens in it, in order.
 - `_stream`: the stream of a chat model; `callbacks`: handlers; `_runs`: one run of a model or of a

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
@@ -61,6 +61,25 @@ if TYPE_CHECKING:
     from tenacity import AsyncRetrying
 
 set_config_context = _set_config_context
+
+# The method by which a chat model called in a graph's run makes events, for itself and for handlers.
+EVENTS_FOR_HANDLERS = "_aiter_v2_events"
+
+
+def has_native_events(model: BaseChatModel) -> bool:
+    """Return whether the model makes protocol events itself, instead of chunks."""
+    return getattr(model, "_astream_chat_model_events", None) is not None
+
+
+def chunks_of(model: BaseChatModel, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    """Return the chunks of a model, in whatever way it makes them."""
+    return model._astream(*args, **kwargs)
+
+
+def generation_info_of(stream: object) -> dict[str, Any] | None:
+    """Return the dict in which a stream of langchain-core keeps metadata meant for tracing only."""
+    return getattr(stream, "_generation_info", None)
+
 
 # Frames between a handler and the callback manager that calls it: langchain-core's two, and those
 # of subclasses.

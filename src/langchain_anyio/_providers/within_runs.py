@@ -12,7 +12,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.language_models import BaseChatModel
 
@@ -21,7 +21,7 @@ from langchain_anyio._backends.current import backend
 from .table import EMBEDDINGS, for_current_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 # The public methods that lead to a provider's own methods; `ainvoke` and `abatch` call these.
 OF_MODELS: Final = ("agenerate", "astream")
@@ -34,7 +34,6 @@ CHOOSES_CLIENT: Final = "_langchain_anyio_chooses_client"
 _within_run: ContextVar[bool] = ContextVar("langchain_anyio_within_run", default=False)
 
 
-@final
 class BoundWithinRuns:
     """A method that is bound to the object for the current event loop, if within a run."""
 
@@ -44,12 +43,13 @@ class BoundWithinRuns:
         self.method = method
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is not None and _within_run.get() and _is_in_loop():
+        if instance is not None and _within_run.get() and is_in_loop():
             instance = for_current_loop(instance)
         return self.method.__get__(instance, owner)
 
 
-def _is_in_loop() -> bool:
+def is_in_loop() -> bool:
+    """Return whether the caller runs on an event loop."""
     # A synchronous node runs in a worker thread, with the context of its run.
     try:
         backend()
@@ -65,16 +65,23 @@ _bound: list[tuple[Any, str, BoundWithinRuns]] = []
 
 
 @contextmanager
-def models_on_this_loop() -> Iterator[None]:
+def models_on_this_loop(
+    more: Mapping[str, Callable[[Any], BoundWithinRuns]] | None = None,
+) -> Iterator[None]:
     """Let the models that are called in this context use HTTP clients of their event loop.
 
     Enter it in a task of the run's own, whose context the run's other tasks inherit.
+
+    Args:
+        more: Other descriptors for methods of `BaseChatModel`, by their names.
     """
     global _runs
     token = _within_run.set(True)
     with _lock:
         _runs += 1
         _bind_all()
+        for name, make in (more or {}).items():
+            _bind(BaseChatModel, name, make)
     try:
         yield
     finally:
@@ -101,12 +108,12 @@ def _bind_all() -> None:
             _bind(cls, method)
 
 
-def _bind(cls: Any, name: str) -> None:
+def _bind(cls: Any, name: str, make: Callable[[Any], BoundWithinRuns] = BoundWithinRuns) -> None:
     # From the dictionary, as an attribute of the class a descriptor returns the method.
     method = vars(cls).get(name)
     if method is None or isinstance(method, BoundWithinRuns) or hasattr(method, CHOOSES_CLIENT):
         return
-    bound = BoundWithinRuns(method)
+    bound = make(method)
     setattr(cls, name, bound)
     _bound.append((cls, name, bound))
 

@@ -94,7 +94,7 @@ class Dispatcher:
         reached = [] if reached is None else reached
         concerned = []
         for handler in handlers:
-            if _overrides(handler, event):
+            if overrides(handler, event):
                 concerned.append(handler)
             else:
                 reached.append(handler)
@@ -209,7 +209,7 @@ class Dispatcher:
             parts.reset(outside)
 
 
-def _overrides(handler: BaseCallbackHandler, event: str) -> bool:
+def overrides(handler: BaseCallbackHandler, event: str) -> bool:
     """Return whether the handler acts on `event`; most handlers override few methods."""
     method = getattr(getattr(handler, event, None), "__func__", None)
     if method is None or method not in (
@@ -217,7 +217,7 @@ def _overrides(handler: BaseCallbackHandler, event: str) -> bool:
         getattr(AsyncCallbackHandler, event, None),
     ):
         return True
-    return event == "on_chat_model_start" and _overrides(handler, "on_llm_start")
+    return event == "on_chat_model_start" and overrides(handler, "on_llm_start")
 
 
 def _advice(error: Exception) -> str:

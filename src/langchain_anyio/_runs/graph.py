@@ -32,6 +32,7 @@ from langchain_anyio._stream_state import gives_tokens_to
 
 from .cleanup import BackgroundRun, TimeLimit
 from .langgraph import Channel, GraphRunStream, Log, Message
+from .node_models import DESCRIPTORS
 
 # Graph runs in which the current task executes a node, or was started by one, outermost first.
 _around: ContextVar[tuple[GraphRun, ...]] = ContextVar("langchain_anyio_graphs", default=())
@@ -168,7 +169,7 @@ class GraphRun(BackgroundRun):
         _around.set((*_around.get(), self))
         assert self._stream is not None
         try:
-            with models_on_this_loop(), self._scope:
+            with models_on_this_loop(DESCRIPTORS), self._scope:
                 while await self._is_wanted():
                     more = await self._stream.step()
                     self._wanted.clear()  # whoever still waits asks again once woken
