@@ -1,7 +1,8 @@
-"""A run of an agent of langchain's: on trio, natively, beside the same on asyncio and beside trio-asyncio."""
+"""Agents of langchain's: a run on trio, beside asyncio and trio-asyncio, and what a delta of one costs."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from langchain.agents import create_agent
@@ -9,9 +10,10 @@ from langchain_core.language_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
-from benchmarks.case import Case, times
-from benchmarks.peers import by_trio_asyncio
-from langchain_anyio import enable_trio
+from benchmarks.case import Case, Side, times
+from benchmarks.peers import Model as Streaming
+from benchmarks.peers import bare, by_trio_asyncio
+from langchain_anyio import enable_trio, open_stream
 
 RUNS = times(20)
 
@@ -53,7 +55,88 @@ async def natively() -> float:
     return await runs()
 
 
+class Talking(Streaming):
+    """Streams an answer, and takes tools."""
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self
+
+
+ASKED: Any = {"messages": [("user", "hi")]}
+LANGGRAPH = "langgraph's run stream"
+AT_ONCE, PACED = Talking(count=times(2000)), Talking(count=times(2000), paced=True)
+
+
+def interleaved(model: Streaming) -> Side:
+    """The text of an agent, by the loop over all that happens in its run."""
+
+    async def run() -> int:
+        count = 0
+        async with open_stream(create_agent(model, []), ASKED) as stream:
+            async for _ in stream.interleave("text"):
+                count += 1
+        assert count == model.count
+        return count
+
+    return run
+
+
+def by_messages(model: Streaming) -> Side:
+    """The same by the messages of the run."""
+
+    async def run() -> int:
+        count = 0
+        async with open_stream(create_agent(model, []), ASKED) as stream:
+            async for message in stream.messages:
+                async for _ in message.text:
+                    count += 1
+        assert count == model.count
+        return count
+
+    return run
+
+
+def by_langgraph(model: Streaming) -> Side:
+    async def run() -> int:
+        agent: Any = create_agent(model, [])
+        count = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that it is experimental
+            stream = await agent.astream_events(ASKED, version="v3")
+        async for message in stream.messages:
+            async for _ in message.text:
+                count += 1
+        assert count == model.count
+        return count
+
+    return run
+
+
 CASES = [
+    Case(
+        "a delta of an agent, by interleave()",
+        interleaved(AT_ONCE),
+        0.5,
+        by_langgraph(AT_ONCE),
+        LANGGRAPH,
+        floor=bare(AT_ONCE),
+    ),
+    Case(
+        "a delta of an agent, by its message",
+        by_messages(AT_ONCE),
+        0.5,
+        by_langgraph(AT_ONCE),
+        LANGGRAPH,
+        floor=bare(AT_ONCE),
+    ),
+    Case(
+        "a delta of an agent, one per loop iteration",
+        interleaved(PACED),
+        0.7,
+        by_langgraph(PACED),
+        LANGGRAPH,
+        floor=bare(PACED),
+    ),
     Case(
         "a run of an agent on trio, beside asyncio",
         natively,

@@ -76,6 +76,15 @@ def chunks_of(model: BaseChatModel, *args: Any, **kwargs: Any) -> AsyncIterator[
     return model._astream(*args, **kwargs)
 
 
+def can_be_read_meanwhile(stream: Any) -> bool:
+    """Return whether a consumer may wait for a stream of langchain-core, while a model feeds it.
+
+    The stream by which `ainvoke` assembles a message is not handed out, and has no callback that
+    starts a model.
+    """
+    return getattr(stream.text, "_ensure_started", True) is not None
+
+
 def generation_info_of(stream: object) -> dict[str, Any] | None:
     """Return the dict in which a stream of langchain-core keeps metadata meant for tracing only."""
     return getattr(stream, "_generation_info", None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, cast, final
 
@@ -64,11 +64,14 @@ class Channel:
         # which also steps the graph.
         channel._subscribed = True
 
-    def take(self) -> Iterator[Any]:
-        """Yield the items that have come, and drop them."""
+    def take(self) -> Sequence[Any]:
+        """Return the items that have come, and drop them."""
         items = self._channel._items  # there is no public way to take what is there
-        while items:
-            yield items.popleft()[1]  # the first of the pair is a number
+        if not items:
+            return ()
+        taken = [item for _, item in items]  # the first of the pair is a number
+        items.clear()
+        return taken
 
     @property
     def error(self) -> BaseException | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any, Final, final
 
@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from langchain_anyio._langchain_core import (
     EVENTS_FOR_HANDLERS,
+    can_be_read_meanwhile,
     chunks_of,
     generation_info_of,
     has_native_events,
@@ -72,6 +73,7 @@ async def _events(
         "parent_run_id": run_manager.parent_run_id,
         "tags": run_manager.tags,
     }
+    assemble = stream.dispatch if can_be_read_meanwhile(stream) else _JoinedText(stream.dispatch)
     chunks = chunks_of(model, messages, stop=stop, run_manager=run_manager, **kwargs)
     taken = 0
     try:
@@ -83,7 +85,7 @@ async def _events(
             except StopAsyncIteration:
                 events, over = bridge.finish(), True
             for event in events:
-                stream.dispatch(event)
+                assemble(event)
                 if tell is not None:
                     await tell(event)
                 for handler in inline or ():
@@ -96,6 +98,34 @@ async def _events(
         aclose = getattr(chunks, "aclose", None)
         if aclose is not None:
             await aclose()
+
+
+@final
+class _JoinedText:
+    """Passes events on, successive deltas of one text as one, just before another event."""
+
+    __slots__ = ("_dispatch", "_index", "_texts")
+
+    def __init__(self, dispatch: Callable[[Any], None]) -> None:
+        self._dispatch = dispatch
+        self._index: object = None
+        self._texts: list[str] = []
+
+    def __call__(self, event: Any) -> None:
+        if event["event"] == "content-block-delta" and event["delta"]["type"] == "text-delta":
+            if self._texts and event["index"] != self._index:
+                self._pass_on()
+            self._index = event["index"]
+            self._texts.append(event["delta"]["text"])
+        else:
+            if self._texts:
+                self._pass_on()
+            self._dispatch(event)
+
+    def _pass_on(self) -> None:
+        delta = {"type": "text-delta", "text": "".join(self._texts)}
+        self._texts.clear()
+        self._dispatch({"event": "content-block-delta", "index": self._index, "delta": delta})
 
 
 def _inline_handlers(
