@@ -56,7 +56,8 @@ class GraphStream(ClosedOnExit):
     Its projections are those of langgraph's run stream, as `AsyncProjection`s: any number of
     consumers, in any tasks of one event loop, may iterate over one, each from the first item, or
     `await` it for the list of all items. Further projections, of stream transformers, are also
-    attributes, and are in `extensions`.
+    attributes, and are in `extensions`. `interleave()` gives all that happens, in order. Iterating
+    over the stream itself yields the protocol events, with those of tools and of stream writers.
 
     The graph takes one step whenever a consumer waits for more: for the next item of a projection,
     for the output, or for a delta of a message. What a node does by itself in that step, such as

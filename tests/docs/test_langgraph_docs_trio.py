@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,8 +11,30 @@ from typing import Any
 
 import pytest
 
+from loopback import Reply, Scenario, Text, ToolCall, provider_server
+
 DOCS = (Path(__file__).parents[2] / "docs" / "langgraph.md").read_text(encoding="utf-8")
-PROGRAM, CHECKPOINTER = re.findall(r"^```python\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
+AGENT, PROGRAM, CHECKPOINTER = re.findall(r"^```python\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.unhurried
+@pytest.mark.parametrize("backend", ("asyncio", "trio"))
+def test_the_agent(backend: str) -> None:
+    assert AGENT.count('backend="trio"') == 1
+    call = ToolCall("look_up", '{"topic": "water"}', call_id="call_1")
+    answer = Scenario(Reply(Text("Water is", " wet.")))
+    with provider_server() as server:
+        endpoint = server.serve(Scenario(Reply(call), then=answer))
+        done = subprocess.run(
+            [sys.executable, "-c", AGENT.replace('backend="trio"', f"backend={backend!r}")],
+            env={**os.environ, "OPENAI_API_KEY": "unused", "OPENAI_BASE_URL": endpoint.openai_url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    printed = "look_up {'topic': 'water'}\nlook_up: water is wet\nWater is wet."
+    assert (done.returncode, done.stdout, done.stderr) == (0, printed, "")
 
 
 @pytest.mark.unhurried
