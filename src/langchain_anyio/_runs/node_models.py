@@ -18,6 +18,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallback
 from langchain_core.language_models import BaseChatModel
 from typing_extensions import override
 
+from langchain_anyio._backends.cancellation import EXITS, is_cancellation
 from langchain_anyio._langchain_core import (
     EVENTS_FOR_HANDLERS,
     can_be_read_meanwhile,
@@ -94,10 +95,26 @@ async def _events(
             taken += 1
             if not taken % STEPS_BETWEEN_YIELDS:
                 await checkpoint()  # a model may never wait
-    finally:
-        aclose = getattr(chunks, "aclose", None)
-        if aclose is not None:
-            await aclose()
+    except BaseException:
+        await _close(chunks)
+        raise
+
+
+async def _close(chunks: Any) -> None:
+    """Close a model's generator after an error, which its own errors do not replace.
+
+    One that is suspended within a task group raises its `GeneratorExit` in a group.
+    """
+    aclose = getattr(chunks, "aclose", None)
+    if aclose is None:
+        return
+    try:
+        await aclose()
+    except BaseException as exc:
+        if is_cancellation(exc) or isinstance(exc, EXITS):
+            raise
+        if isinstance(exc, Exception):
+            _logger.warning("closing %r raised %r", chunks, exc)
 
 
 @final
