@@ -15,7 +15,7 @@ from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.callbacks import manager as _callbacks_manager
-from langchain_core.language_models import BaseChatModel, SimpleChatModel
+from langchain_core.language_models import BaseChatModel, SimpleChatModel, _compat_bridge
 
 # The chunk converter and the accumulator must agree with langchain-core on which arguments of a
 # tool call parse, and a message that a model returned whole is replayed as events.
@@ -64,6 +64,9 @@ set_config_context = _set_config_context
 
 # The method by which a chat model called in a graph's run makes events, for itself and for handlers.
 EVENTS_FOR_HANDLERS = "_aiter_v2_events"
+
+# Earlier releases made deltas of tool calls in another form, and their streams know no other one.
+HAS_TOOL_CALL_DELTAS = not hasattr(_compat_bridge, "_should_emit_delta")
 
 
 def has_native_events(model: BaseChatModel) -> bool:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from langchain_anyio import open_stream
 from langchain_anyio._cli.demo import DemoChatModel
+from langchain_anyio._langchain_core import HAS_TOOL_CALL_DELTAS
 from models import AStreamModel, Gate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("enabled_on_trio")]
@@ -193,7 +194,9 @@ async def test_an_error_of_a_handler(raise_error: bool, caplog: pytest.LogCaptur
         else:
             assert (await run.output)["messages"][-1].text == "one two"
     assert "Error in Raising.on_stream_event callback: KeyError('mine')" in caplog.text
-    assert model.closed == ["closed"]
+    # Earlier releases make the events themselves, and leave the model to the garbage collector.
+    if HAS_TOOL_CALL_DELTAS:
+        assert model.closed == ["closed"]
 
 
 async def test_outside_of_runs_nothing_is_changed() -> None:

@@ -21,6 +21,7 @@ from typing_extensions import override
 from langchain_anyio._backends.cancellation import EXITS, is_cancellation
 from langchain_anyio._langchain_core import (
     EVENTS_FOR_HANDLERS,
+    HAS_TOOL_CALL_DELTAS,
     can_be_read_meanwhile,
     chunks_of,
     generation_info_of,
@@ -53,7 +54,8 @@ class ConvertsWithinRuns(BoundWithinRuns):
         return self.method.__get__(instance, owner)
 
 
-DESCRIPTORS: Final = {EVENTS_FOR_HANDLERS: ConvertsWithinRuns}
+DESCRIPTORS: Final = {EVENTS_FOR_HANDLERS: ConvertsWithinRuns} if HAS_TOOL_CALL_DELTAS else {}
+"""What stands for methods of chat models while a graph runs, by their names."""
 
 
 async def _events(
