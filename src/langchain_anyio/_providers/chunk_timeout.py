@@ -6,14 +6,19 @@ langchain-openai enforces it with `asyncio.wait_for`.
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any, final
 
-import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+from typing_extensions import override
 
+from langchain_anyio._backends.timers import wait_limit
+
+from .forwarding import Forwarding, ForwardingManager
 from .views import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 @final
@@ -55,21 +60,16 @@ class ChunkTimeout:
         return self.error(seconds, model_name=model_name, chunks_received=chunks_received)
 
 
-class _Forwarding:
-    """Forwards every attribute that is not defined here to the target."""
-
-    __slots__ = ("_limit", "_target")
+class _Limited(Forwarding):
+    __slots__ = ("_limit",)
 
     def __init__(self, target: Any, limit: ChunkTimeout) -> None:
-        self._target = target
+        super().__init__(target)
         self._limit = limit
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target, name)
 
 
 @final
-class _Resource(_Forwarding):
+class _Resource(_Limited):
     """An SDK client, or a resource of its API, whose streams have a limit on each wait."""
 
     __slots__ = ()
@@ -90,7 +90,7 @@ class _Resource(_Forwarding):
 
 
 @final
-class _RawResponse(_Forwarding):
+class _RawResponse(_Limited):
     """A response with its headers, whose content is a stream with a limit on each wait."""
 
     __slots__ = ()
@@ -100,49 +100,49 @@ class _RawResponse(_Forwarding):
 
 
 @final
-class _StreamManager(_Forwarding):
-    """A context manager that sends its request on entering and gives a stream."""
-
+class _StreamManager(_Limited, ForwardingManager):
     __slots__ = ()
 
-    async def __aenter__(self) -> Any:
-        return self._limit.bound(await self._target.__aenter__())
-
-    async def __aexit__(self, *exc_info: object) -> Any:
-        return await self._target.__aexit__(*exc_info)
+    @override
+    def _entered(self, stream: Any) -> Any:
+        return self._limit.bound(stream)
 
 
 @final
-class _Stream(_Forwarding):
+class _Stream(_Limited, ForwardingManager):
     """An SDK stream with a limit on the wait for each chunk."""
 
-    __slots__ = ("_chunks", "_chunks_received", "_seconds")
+    __slots__ = ("_chunks_received", "_next_chunk", "_seconds", "_wait")
 
     def __init__(self, target: Any, limit: ChunkTimeout) -> None:
         super().__init__(target, limit)
         # The SDKs' streams are iterators themselves; `__aiter__` would only wrap them in a
         # generator that nobody closes.
-        self._chunks = target if hasattr(target, "__anext__") else target.__aiter__()
+        chunks = target if hasattr(target, "__anext__") else target.__aiter__()
+        self._next_chunk: Callable[[], Awaitable[Any]] = chunks.__anext__
         self._chunks_received = 0
-        self._seconds = limit.seconds
+        self._seconds = limit.seconds or math.inf
+        self._wait = wait_limit(self._seconds)
 
-    async def __aenter__(self) -> _Stream:
-        await self._target.__aenter__()
+    @override
+    def _entered(self, stream: Any) -> _Stream:
         return self
 
+    @override
     async def __aexit__(self, *exc_info: object) -> Any:
-        return await self._target.__aexit__(*exc_info)
+        self._wait.disarm()
+        return await super().__aexit__(*exc_info)
 
     def __aiter__(self) -> _Stream:
         return self
 
     async def __anext__(self) -> Any:
         # A wait that times out closes the response, as a cancelled one does.
-        with anyio.move_on_after(self._seconds):
-            chunk = await self._chunks.__anext__()
+        with self._wait:
+            chunk = await self._next_chunk()
             self._chunks_received += 1
             return chunk
-        assert self._seconds is not None
+        await checkpoint_if_cancelled()
         raise self._limit.expired(self._seconds, self._chunks_received)
 
 

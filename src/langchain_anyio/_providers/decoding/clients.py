@@ -6,6 +6,9 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
+from typing_extensions import override
+
+from langchain_anyio._providers.forwarding import Forwarding, ForwardingManager
 from langchain_anyio._providers.views import ABSENT
 
 from .streams import decoded
@@ -29,21 +32,16 @@ def decoding(show: Callable[[Any], Any] | None, stored: Any, *, raw_models: bool
     return client if client is ABSENT or client is None else _Resource(client, raw_models)
 
 
-class _Forwarding:
-    """Forwards every attribute that is not defined here to the target."""
-
-    __slots__ = ("_raw_models", "_target")
+class _Decoding(Forwarding):
+    __slots__ = ("_raw_models",)
 
     def __init__(self, target: Any, raw_models: bool) -> None:
-        self._target = target
+        super().__init__(target)
         self._raw_models = raw_models
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target, name)
 
 
 @final
-class _Resource(_Forwarding):
+class _Resource(_Decoding):
     """An SDK client, or a resource of its API."""
 
     __slots__ = ()
@@ -57,7 +55,7 @@ class _Resource(_Forwarding):
         if name == "create":
             return partial(_created, value)
         if name == "stream":
-            return lambda *args, **kwargs: _StreamManager(value(*args, **kwargs), True)
+            return lambda *args, **kwargs: _StreamManager(value(*args, **kwargs))
         return value
 
 
@@ -66,7 +64,7 @@ async def _created(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 @final
-class _RawResource(_Forwarding):
+class _RawResource(_Decoding):
     """A resource whose methods return responses with their headers."""
 
     __slots__ = ()
@@ -84,7 +82,7 @@ class _RawResource(_Forwarding):
 
 
 @final
-class _RawResponse(_Forwarding):
+class _RawResponse(_Decoding):
     """A response with its headers."""
 
     __slots__ = ()
@@ -100,15 +98,12 @@ class _RawResponse(_Forwarding):
 
 
 @final
-class _StreamManager(_Forwarding):
-    """A context manager that sends its request on entering, and reads the models of its stream."""
+class _StreamManager(ForwardingManager):
+    """A context manager whose stream is one of models, which reads the SDK's own stream."""
 
     __slots__ = ()
 
-    async def __aenter__(self) -> Any:
-        stream = await self._target.__aenter__()
+    @override
+    def _entered(self, stream: Any) -> Any:
         decoded(getattr(stream, "_raw_stream", None), models=True)
         return stream
-
-    async def __aexit__(self, *exc_info: object) -> Any:
-        return await self._target.__aexit__(*exc_info)
