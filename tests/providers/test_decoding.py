@@ -25,12 +25,18 @@ from langchain_openai import ChatOpenAI
 from openai._streaming import SSEDecoder as OpenAIDecoder
 
 from langchain_anyio import StreamTruncatedError, open_stream
-from langchain_anyio._providers.decoding import streams
+from langchain_anyio._providers.decoding import streams, templates
 from langchain_anyio._providers.decoding.anthropic_messages import Messages
 from langchain_anyio._providers.decoding.events import EventDecoder
 from langchain_anyio._providers.decoding.light import Light, LightDict
 from langchain_anyio._providers.decoding.openai_chat import ChatCompletions
 from langchain_anyio._providers.decoding.openai_responses import Responses
+from langchain_anyio._providers.decoding.templates import (
+    Template,
+    Templates,
+    UnfitError,
+    copies,
+)
 from langchain_anyio._providers.table import for_current_loop
 from langchain_anyio._providers.within_runs import models_on_this_loop
 from loopback import Reply, Text, ToolCall
@@ -220,13 +226,130 @@ def check(name: str, models: list[Any], parts: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_streams_equal_the_sdks(name: str, models: dict[str, Any]) -> None:
+def test_streams_equal_the_sdks(
+    name: str, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each event is taken as a template for the next ones.
+    monkeypatch.setattr(templates, "_MANY", 1)
+    values_in = Template.values_in
+
+    def counted(self: Template, *event: Any) -> Any:
+        values = values_in(self, *event)
+        if values is not None:
+            tried(f"Decoding: an event like an earlier one, {name}")
+            note("like an earlier one")
+        return values
+
+    monkeypatch.setattr(Template, "values_in", counted)
+
     @given(FORMATS[name])
     def beside(parts: list[bytes]) -> None:
         check(name, models[name], parts)
         tried(f"Decoding: an answer beside the SDK's own way, {name}")
 
     beside()
+
+
+# Templates alone
+
+PATHS: dict[Any, type] = {("a",): str, ("b", 0, "c"): str, ("b", 1): int, ("d",): int}
+VALUES = st.one_of(
+    st.integers(-9, 99), st.text(max_size=3), st.sampled_from([None, True, 1.5, [], {}, [None]])
+)
+OBJECTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "a": st.text(max_size=4),
+        "b": st.tuples(st.fixed_dictionaries({"c": st.text(max_size=2)}), st.integers()).map(list),
+        "d": st.integers(-9, 99),
+        "e": VALUES,
+        "f": st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=2),
+    },
+)
+JSON_PIECES = st.sampled_from(
+    [*'"{}[]:,\\ 0123abcdex.-', "\t", "null", '"a"', '"a": "x"', "\\u0041"]
+)
+
+
+def at(value: Any, path: Any) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def test_an_event_like_a_template_has_its_json() -> None:
+    @given(OBJECTS, st.sampled_from([None, 1]), st.data())
+    def beside(event: Any, indent: int | None, data: st.DataObject) -> None:
+        text = json.dumps(event, indent=indent) + data.draw(st.sampled_from(["", " "]))
+        try:
+            template = Template("x", text, PATHS)
+        except UnfitError:
+            assert not {"a", "b", "d"} & event.keys()
+            return
+        assert {*template.paths} == {path for path in PATHS if path[0] in event}
+        assert template.values_in("x", text) == [at(event, path) for path in template.paths]
+        assert template.values_in("y", text) is None
+        # Another text, which may be no JSON at all.
+        for _ in range(data.draw(st.integers(0, 3))):
+            begin = data.draw(st.integers(0, len(text)))
+            end = data.draw(st.integers(begin, min(len(text), begin + 3)))
+            text = text[:begin] + data.draw(st.one_of(st.just(""), JSON_PIECES)) + text[end:]
+        values = template.values_in("x", text)
+        if values is None:
+            return
+        other = json.loads(text)
+        assert [at(other, path) for path in template.paths] == values
+        assert copies(event, template.paths)(values) == other
+        assert repr(copies(event, template.paths)(values)) == repr(other)
+        note("like it" if other != event else "the same")
+        tried("Decoding: a text like a template's")
+
+    beside()
+
+
+@pytest.mark.parametrize("text", ('{"a": "x", "a": "y"}', '{"f": {"a": 1, "a": 2}, "a": "x"}'))
+def test_an_object_with_a_key_twice_is_no_template(text: str) -> None:
+    with pytest.raises(UnfitError):
+        Template(None, text, PATHS)
+
+
+def test_copies_share_nothing() -> None:
+    event = {"a": "x", "b": [{"c": "y"}, 1], "e": {"f": []}}
+    copy = copies(event, [("a",), ("b", 0, "c")])
+    one, two = copy(["1", "2"]), copy(["3", "4"])
+    assert one == {"a": "1", "b": [{"c": "2"}, 1], "e": {"f": []}}
+    assert two["b"] == [{"c": "4"}, 1]
+    one["e"]["f"].append(1)
+    one["b"][0]["c"] = "z"
+    assert copy(["x", "y"]) == event == {"a": "x", "b": [{"c": "y"}, 1], "e": {"f": []}}
+
+
+def test_servers_whose_events_are_never_alike_make_few_templates() -> None:
+    built: list[Any] = []
+
+    def builder(light: Any, paths: Any) -> Any:
+        built.append(light)
+        return lambda values, make: values
+
+    ours = Templates({("a",): str}, builder)
+    for number in range(1000):
+        text = json.dumps({"a": "x", "id": number})
+        event = ours.parse(None, text, dict)
+        assert event == json.loads(text)
+        ours.note(event, number)
+    assert len(built) < 10
+    # Two kinds in turn have a template each.
+    ours = Templates({("a",): str}, builder)
+    like = 0
+    for number in range(1000):
+        text = json.dumps({"a": f"{number}", "id": number % 2})
+        event = ours.parse(None, text, dict)
+        if isinstance(event, list):
+            assert event == [f"{number}"]
+            like += 1
+        else:
+            ours.note(event, number)
+    assert like > 980
 
 
 # The decoder alone
@@ -266,7 +389,7 @@ def test_events_equal_the_sdks(sdk: Callable[[], Any]) -> None:
     @given(st.lists(st.lists(PIECES, max_size=4).map(b"".join), max_size=12))
     def beside(parts: list[bytes]) -> None:
         ends: list[bool] = []
-        ours = run(EventDecoder(sdk(), ends.append), parts)
+        ours = run(EventDecoder(sdk(), ends.append, lambda _, text: json.loads(text)), parts)
         assert ours == run(sdk(), parts)
         assert ends == ([] if ours and isinstance(ours[-1], str) else [False])
         tried("Decoding: server-sent events beside the SDKs' decoders")

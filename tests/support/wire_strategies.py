@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -276,11 +277,80 @@ def spoilt(draw: st.DrawFn, events: st.SearchStrategy[Event]) -> Any:
     return event
 
 
+# Keys of the values in which the events of an answer differ.
+DIFFERING = {
+    *(
+        "content",
+        "reasoning",
+        "reasoning_content",
+        "refusal",
+        "arguments",
+        "obfuscation",
+        "created",
+    ),
+    *("delta", "sequence_number", "text", "thinking", "partial_json", "item_id"),
+}
+
+
+@st.composite
+def alike(draw: st.DrawFn, events: st.SearchStrategy[Event]) -> list[Any]:
+    """Events that differ in their text, and seldom in something else."""
+    first = draw(events)
+    found: list[Any] = [first]
+    for _ in range(draw(st.integers(1, 6))):
+        event: Any = copy.deepcopy(first)
+        for *parents, last in list(paths(event)):
+            parent = event
+            for key in parents:
+                parent = parent[key]
+            if last in DIFFERING and type(parent[last]) in (str, int):
+                parent[last] = draw(TEXTS if isinstance(parent[last], str) else st.integers())
+        if draw(st.sampled_from([False] * 5 + [True])):
+            event = draw(spoilt(st.just(event)))
+        found.append(event)
+    return found
+
+
+# In place of a string or a number.
+LITERALS = st.sampled_from(
+    [
+        *(
+            '"\\u0041"',
+            '"\\ud83d\\ude00"',
+            '"\\ud83d"',
+            '"a\tb"',
+            '"\\x"',
+            '"',
+            '""',
+            '"a" ',
+            ' "a"',
+        ),
+        *(
+            "1.5",
+            "1e3",
+            "-0",
+            "00",
+            "NaN",
+            "null",
+            "true",
+            "[]",
+            "{}",
+            "[" * 9,
+            '"a", "content": "b"',
+        ),
+        *('"a"}', '"a", "delta": "b"', '"a", "text": "b"', "9" * 30, ""),
+    ]
+)
+LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|[0-9]+')
+
+
 @st.composite
 def frames(draw: st.DrawFn, event: Any, named: bool) -> bytes:
     """An event as lines, each ended by a line feed."""
     form = draw(
-        st.sampled_from(["plain"] * 8 + ["lines", "tight", "spoilt", "raw", "bytes", "latin"])
+        st.sampled_from(
+            ["plain"] * 10 + ["lines", "tight", "spoilt", "raw", "bytes", "latin", "literal"]
+        )
     )
     ascii_only = draw(st.booleans())
     text = json.dumps(event, ensure_ascii=ascii_only, indent=1 if form == "lines" else None)
@@ -290,6 +360,9 @@ def frames(draw: st.DrawFn, event: Any, named: bool) -> bytes:
         text = draw(
             st.sampled_from([text[:-1], text + text, f"[{text}]", "17", "null", "", "{'a': 1}"])
         )
+    elif form == "literal" and (places := [*LITERAL.finditer(text)]):
+        place = draw(st.sampled_from(places))
+        text = text[: place.start()] + draw(LITERALS) + text[place.end() :]
     elif form == "raw":
         text = draw(st.text(alphabet='{}[]":, \tabén', max_size=8))
     begin = draw(st.sampled_from(["data: "] * 6 + ["data:", "data:  "]))
@@ -340,7 +413,7 @@ def bodies(draw: st.DrawFn, events: st.SearchStrategy[Event], *, named: bool) ->
         events: What is in it.
         named: Whether the servers of the format name their events.
     """
-    several = st.lists(spoilt(events), max_size=6)
+    several = st.one_of(st.lists(spoilt(events), max_size=6), alike(events))
     pieces = [draw(frames(event, named)) for event in draw(several)]
     if draw(st.sampled_from([False] * 5 + [True])):
         error = draw(st.sampled_from(ERRORS))

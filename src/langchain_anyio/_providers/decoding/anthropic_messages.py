@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from .light import Light, LightFlat, light
 from .shapes import Shape, UnknownModelError
+from .templates import copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from .templates import Build, Path
 
 
 def has_finished(data: Any) -> bool:
@@ -70,6 +73,22 @@ class Messages:
             ),
         }
         return light(Light, fields, self._event, event)
+
+    values: Final[Mapping[Path, type]] = {
+        ("delta", key): str for key in ("text", "thinking", "partial_json")
+    }
+
+    def builder(self, item: Any, paths: list[Path]) -> Build:
+        """Return what makes events like a decoded one, with other values at the given paths."""
+        fields, delta = vars(item), item.delta
+        of_event, of_delta = item._model_class, delta._model_class
+        copy = copies(vars(delta), [path[1:] for path in paths])
+
+        def build(values: list[Any], make: Callable[[], Any]) -> Light:
+            new = light(LightFlat, copy(values), of_delta, partial(_delta_of, make))
+            return light(Light, {**fields, "delta": new}, of_event, make)
+
+        return build
 
     def is_equal(self, light: Any, model: Any) -> bool:
         """Return whether a result of `decode` equals the SDK's model of the same data."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+
+    Parse = Callable[[str | None, str], Any]
 
 _END: Final = b"\n\n"
 _DATA: Final = b"data: "
@@ -30,17 +31,18 @@ class SDKDecoder(Protocol):
 class Event:
     """A server-sent event, with what the SDKs read of one."""
 
-    __slots__ = ("data", "event")
+    __slots__ = ("_parse", "data", "event")
 
     id: Final = None
     retry: Final = None
 
-    def __init__(self, event: str | None, data: str) -> None:
+    def __init__(self, event: str | None, data: str, parse: Parse) -> None:
         self.event = event
         self.data = data
+        self._parse = parse
 
     def json(self) -> Any:
-        return json.loads(self.data)
+        return self._parse(self.event, self.data)
 
 
 @final
@@ -57,13 +59,15 @@ class EventDecoder:
         sdk: The SDK's decoder.
         on_end: Called when the bytes have ended, after their last event, with whether `[DONE]` was
             among them. May raise.
+        parse: Parses the data of an event that is decoded here, given the event's name and data.
     """
 
-    __slots__ = ("_done", "_on_end", "_pending", "_sdk")
+    __slots__ = ("_done", "_on_end", "_parse", "_pending", "_sdk")
 
-    def __init__(self, sdk: SDKDecoder, on_end: Callable[[bool], object]) -> None:
+    def __init__(self, sdk: SDKDecoder, on_end: Callable[[bool], object], parse: Parse) -> None:
         self._sdk = sdk
         self._on_end = on_end
+        self._parse = parse
         self._pending = bytearray()
         self._done = False
 
@@ -106,7 +110,7 @@ class EventDecoder:
             pending.clear()
         elif data.find(_END) == len(data) - len(_END):
             # One whole event, as nearly all servers write them.
-            event = _plain(data[: -len(_END)])
+            event = _plain(data[: -len(_END)], self._parse)
             if event is not None:
                 return (event,)
         return self._blocks(data)
@@ -115,7 +119,7 @@ class EventDecoder:
         blocks = data.split(_END)
         self._pending += blocks.pop()
         for block in blocks:
-            event = _plain(block)
+            event = _plain(block, self._parse)
             if event is not None:
                 yield event
                 continue
@@ -201,7 +205,7 @@ class _NoMore:
         raise StopAsyncIteration
 
 
-def _plain(block: bytes) -> Event | None:
+def _plain(block: bytes, parse: Parse) -> Event | None:
     """Return an event in its plain form; `None` if it has another one, or is not UTF-8."""
     name = None
     try:
@@ -210,6 +214,6 @@ def _plain(block: bytes) -> Event | None:
             name = line.decode("utf-8")[len(_EVENT) :] or None
         if not block.startswith(_OBJECT) or b"\n" in block:
             return None
-        return Event(name, block.decode("utf-8")[len(_DATA) :])
+        return Event(name, block.decode("utf-8")[len(_DATA) :], parse)
     except UnicodeDecodeError:
         return None  # the SDK's decoder raises for the same line

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, final, get_args
 
 from .light import LightDict
 from .shapes import NONE, Shape, UnknownModelError
+from .templates import copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from .templates import Build, Path
 
 # What servers add for each token: OpenAI's padding, the reasoning of DeepSeek, xAI, OpenRouter, and
 # others, Azure's content filter, and what vLLM, Together and OpenRouter say of each chunk.
@@ -149,6 +152,34 @@ class ChatCompletions:
         result = LightDict({**self._chunk.template, **data, "choices": choices})
         result._make = partial(make, data)
         return result
+
+    values: Final[Mapping[Path, type]] = {
+        ("created",): int,
+        ("obfuscation",): str,
+        ("choices", 0, "text"): str,
+        **{
+            ("choices", 0, "delta", *path): kind
+            for path, kind in (
+                (("content",), str),
+                (("reasoning",), str),
+                (("reasoning_content",), str),
+                (("refusal",), str),
+                (("token_id",), int),
+                (("tool_calls", 0, "function", "arguments"), str),
+            )
+        },
+    }
+
+    def builder(self, light: Any, paths: list[Path]) -> Build:
+        """Return what makes chunks like a decoded one, with other values at the given paths."""
+        copy = copies(light, paths)
+
+        def build(values: list[Any], make: Callable[[], Any]) -> LightDict:
+            result = LightDict(copy(values))
+            result._make = make
+            return result
+
+        return build
 
     def is_equal(self, light: Any, model: Any) -> bool:
         """Return whether a result of `decode` equals the SDK's model of the same data."""

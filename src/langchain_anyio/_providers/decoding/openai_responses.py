@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from .light import LightFlat, light
 from .shapes import Shape, UnknownModelError
+from .templates import copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from .templates import Build, Path
 
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _DELTA: Final = {"delta": "x", "item_id": "item_1", "output_index": 0, "sequence_number": 1}
@@ -54,6 +57,17 @@ class Responses:
         if not shape.accepts(data) or data.get("logprobs"):
             return None
         return light(LightFlat, {**shape.template, **data}, model, partial(make, data))
+
+    values: Final[Mapping[Path, type]] = {
+        ("delta",): str,
+        ("obfuscation",): str,
+        ("sequence_number",): int,
+    }
+
+    def builder(self, item: Any, paths: list[Path]) -> Build:
+        """Return what makes events like a decoded one, with other values at the given paths."""
+        model, copy = item._model_class, copies(vars(item), paths)
+        return lambda values, make: light(LightFlat, copy(values), model, make)
 
     def is_equal(self, light: Any, model: Any) -> bool:
         """Return whether a result of `decode` equals the SDK's model of the same data."""

@@ -8,6 +8,7 @@ replaced by somebody, the stream is left as it is.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from functools import partial
@@ -19,12 +20,16 @@ from langchain_anyio._errors import StreamTruncatedError
 from . import anthropic_messages, openai_chat, openai_responses
 from .anthropic_messages import Messages
 from .events import EventDecoder
+from .light import Light, LightDict, LightFlat
 from .openai_chat import ChatCompletions
 from .openai_responses import Responses
 from .shapes import UnknownModelError
+from .templates import Templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .templates import Build, Path
 
 # Set in the environment, streams are left to the SDK, also their end, which a server without any
 # mark of it needs.
@@ -36,10 +41,14 @@ class Format(Protocol):
 
     Attributes:
         samples: Data of such events.
+        values: The type of each value in which the events of an answer differ, by its path.
     """
 
     @property
     def samples(self) -> Iterable[Any]: ...
+
+    @property
+    def values(self) -> Mapping[Path, type]: ...
 
     def decode(self, data: Any, make: Callable[[Any], Any]) -> Any:
         """Return what stands in for the SDK's model; `None` if the SDK is to make it.
@@ -48,6 +57,9 @@ class Format(Protocol):
             data: The event's data.
             make: Makes the SDK's model of such data.
         """
+
+    def builder(self, light: Any, paths: list[Path], /) -> Build:
+        """Return what makes events like a decoded one, with other values at the given paths."""
 
     def is_equal(self, light: Any, model: Any) -> bool:
         """Return whether a result of `decode` equals the SDK's model of the same data."""
@@ -81,10 +93,10 @@ def _decode(stream: Any, models: bool) -> None:
         return
     client, decoder = stream._client, stream._decoder
     make = partial(client._process_response_data, cast_to=stream._cast_to, response=stream.response)
-    reader = _Reader(client, _making(make), None, has_finished)
+    reader = _Reader(client, _making(make), has_finished)
     if not models:
-        reader.format = _format_of(package, stream._cast_to, type(client), reader.make)
-    stream._decoder = EventDecoder(decoder, reader.check_end)
+        reader.use(_format_of(package, stream._cast_to, type(client), reader.make))
+    stream._decoder = EventDecoder(decoder, reader.check_end, reader.parse)
     stream._client = reader
 
 
@@ -167,32 +179,46 @@ def _making(process: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda data: process(data=data)
 
 
+_DECODED: Final = frozenset({Light, LightDict, LightFlat})
+
+
 @final
 class _Reader:
     """In place of a stream's client: makes its events, and knows whether the last one has come."""
 
-    __slots__ = ("_client", "_finished", "_has_finished", "format", "make")
+    __slots__ = ("_client", "_finished", "_format", "_has_finished", "_templates", "make")
 
     def __init__(
-        self,
-        client: Any,
-        make: Callable[[Any], Any],
-        format: Format | None,
-        has_finished: Callable[[Any], bool],
+        self, client: Any, make: Callable[[Any], Any], has_finished: Callable[[Any], bool]
     ) -> None:
         self._client = client
         self._has_finished = has_finished
         self._finished = False
-        self.format = format
+        self._format: Format | None = None
+        self._templates: Templates | None = None
         self.make = make
+
+    def use(self, format: Format | None) -> None:
+        """Decode the events of a format, instead of making the SDK's models."""
+        self._format = format
+        self._templates = None if format is None else Templates(format.values, format.builder)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
+    def parse(self, name: str | None, text: str) -> Any:
+        """Return an event's data, or what stands in for the event if it is like an earlier one."""
+        if self._templates is None:
+            return json.loads(text)
+        return self._templates.parse(name, text, self.make)
+
     def _process_response_data(self, *, data: Any, cast_to: Any, response: Any) -> Any:
-        if self.format is not None:
-            light = self.format.decode(data, self.make)
+        if type(data) in _DECODED:
+            return data
+        if self._format is not None and self._templates is not None:
+            light = self._format.decode(data, self.make)
             if light is not None:
+                self._templates.note(data, light)
                 return light
         if not self._finished:
             self._finished = self._has_finished(data)
