@@ -19,11 +19,13 @@ from pathlib import Path
 import pyperf
 
 from benchmarks import loopback
-from benchmarks.case import Case, Side
+from benchmarks.case import Side
 from benchmarks.cases import CASES
 from benchmarks.once import run_on
 from benchmarks.profiles import profiled
+from benchmarks.report import Report, shown
 from benchmarks.switches import BACKENDS, switches
+from benchmarks.table import Measured, shares
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PACKAGES = (
@@ -57,53 +59,6 @@ def measure(loops: int, side: Side, backend: str, returns: str, warm: bool) -> f
     return max(1e-9, run_on(backend, run))
 
 
-class Report:
-    """The lines of the table, each of a case or of a side of one."""
-
-    def __init__(self, switch: dict[str, pyperf.Benchmark]) -> None:
-        self._switch = switch
-        self.rows: dict[str, str] = {}
-        self.missed: list[Case] = []
-
-    def add(self, case: Case, found: dict[str, pyperf.Benchmark]) -> None:
-        """Add a case. The shortest time is what the machine's other work disturbed least."""
-        least = {name: min(benchmark.get_values()) for name, benchmark in found.items()}
-        value, floor = least["ours"], least.get("floor", 0.0)
-        if "peer" in least:
-            value = (value - floor) / (least["peer"] - floor)
-            shown = f"{value:.2f}"
-        else:
-            shown = _shown(value, case.returns)
-        met, target = "", ""
-        if case.target is not None:
-            met = "yes" if value <= case.target else "**no**"
-            if value > case.target:
-                self.missed.append(case)
-            target = (
-                f"{case.target:g}" if case.peer is not None else _shown(case.target, case.returns)
-            )
-        switched = ""
-        if case.switches and case.backend in self._switch:
-            floor_of_switches = case.switches * min(self._switch[case.backend].get_values())
-            switched = f"{_shown(floor_of_switches, 'units')} ({case.switches:.2g})"
-        sides = [
-            _shown(least[name], case.returns, found[name]) if name in least else ""
-            for name in ("ours", "peer", "floor")
-        ]
-        self.rows[case.title] = (
-            f"| {case.title} | {case.peer_name} | {' | '.join(sides)} | {switched} | {shown} | {target} | {met} |"
-        )
-
-
-def _shown(value: float, returns: str, benchmark: pyperf.Benchmark | None = None) -> str:
-    """Show a value and how far the values spread, in bytes or µs."""
-    scale, unit, digits = (1.0, "B", 0) if returns == "bytes" else (1e6, "µs", 2)
-    spread = ""
-    if benchmark is not None and benchmark.get_nvalue() > 1:
-        spread = f" ± {benchmark.stdev() * scale:.{digits}f}"
-    return f"{value * scale:,.{digits}f}{spread} {unit}"
-
-
 def ways() -> list[str]:
     """Return the tables of the way of a chunk."""
     lines = []
@@ -115,14 +70,12 @@ def ways() -> list[str]:
             "| up to | µs a chunk | of which here | share |",
             "|---|---|---|---|",
         ]
-        before, last = 0.0, 0.0
         found = loopback.measured(backend)
-        total = found[3][1]
-        for number, (name, taken) in enumerate(found):
-            before = last if number < 4 else found[2][1]
-            own, last = taken - before, taken
-            share = f"{own / total:.0%}" if number < 4 else ""
-            lines.append(f"| {name} | {taken * 1e6:.1f} | {own * 1e6:.1f} | {share} |")
+        for name, taken, own, share in shares(found[: loopback.WAY]):
+            lines.append(f"| {name} | {taken.least * 1e6:.1f} | {own} | {share} |")
+        lines += [
+            f"| {name} | {taken.least * 1e6:.1f} | | |" for name, taken in found[loopback.WAY :]
+        ]
     return lines
 
 
@@ -157,7 +110,9 @@ def main() -> int:
         backend: bench(f"a task switch on {backend}", switches, backend, "units", 5)
         for backend in BACKENDS
     }
-    report = Report(switch)
+    report = Report(
+        {backend: Measured.of(found.get_values()) for backend, found in switch.items() if found}
+    )
     # Those that take minutes come last.
     for case in sorted(cases, key=lambda case: case.values == 1):
         found = {
@@ -165,13 +120,16 @@ def main() -> int:
             for name, side, backend in case.sides()
         }
         if found["ours"] is not None and not args.worker:
-            report.add(case, found)
+            report.add(
+                case,
+                {name: Measured.of(side.get_values()) for name, side in found.items() if side},
+            )
             print(report.rows[case.title], flush=True)
     if args.worker:
         return 0
     switched = ", ".join(
-        f"{min(found.get_values()) * 1e6:.2f} ± {found.stdev() * 1e6:.2f} µs on {backend}"
-        for backend, found in switch.items()
+        f"{shown(found.least, 'units', found)} on {backend}"
+        for backend, found in report.switch.items()
     )
     text = f"""\
 {platform.python_implementation()} {platform.python_version()} on {platform.system()}, {platform.machine()}, \
@@ -180,10 +138,13 @@ def main() -> int:
 
 A task switch takes {switched}.
 
-| what | peer | ours | the peer's | floor | switches | ratio | to reach | reached |
-|---|---|---|---|---|---|---|---|---|
+| what | peer | ours | the peer's | in both | ratio | physical floor | of it | to reach | reached |
+|---|---|---|---|---|---|---|---|---|---|
 """
     text += "\n".join(report.rows[case.title] for case in cases)
+    if report.undecided:
+        titles = "\n".join(f"- {case.title}" for case in report.undecided)
+        text += f"\n\n{UNDECIDED}\n\n{titles}"
     if not own.k:
         text += "\n\n## The way of a chunk\n\n" + WAY + "\n".join(ways())
         missed = [profiled(case, 10) for case in report.missed if case.returns == "units"]
@@ -193,6 +154,10 @@ A task switch takes {switched}.
     print(text)
     return 0
 
+
+UNDECIDED = """\
+Not decided by this run, as the difference is not larger than the noise, or the target within it; measure
+these again, with `-k` and more processes:"""
 
 WAY = """\
 `ChatOpenAI` reads an answer of 2,000 chunks from a server in another process. Each stage contains those above it; the time is

@@ -157,18 +157,20 @@ CASES = [
     Case(
         "handler, one token at a time, per token",
         one_at_a_time(AsyncIteratorCallbackHandler),
-        0.2,
+        None,
         one_at_a_time(original),
         NAME,
         switches=2,
+        of_floor=1.5,
     ),
     Case(
         "handler, a token each turn of the event loop, per token",
         one_a_turn(AsyncIteratorCallbackHandler),
-        0.2,
+        None,
         one_a_turn(original),
         NAME,
         switches=2,
+        of_floor=1.5,
     ),
     Case(
         "handler, all tokens there, per token",

@@ -15,7 +15,10 @@ from langchain_core.messages import HumanMessage
 
 from benchmarks.case import times
 from benchmarks.peers import v3
+from benchmarks.table import Measured
 from langchain_anyio import open_stream
+from langchain_anyio._providers.decoding.streams import decoded
+from langchain_anyio._providers.table import for_current_loop
 
 TESTS = str(Path(__file__).parents[1] / "tests" / "support")
 SERVER = """
@@ -27,6 +30,8 @@ with provider_server() as server:
     sys.stdin.read()
 """
 
+# The number of stages on the way of a chunk.
+WAY = 4
 Stage = tuple[str, Callable[[], Awaitable[int]]]
 
 
@@ -44,7 +49,7 @@ def served(count: int) -> Iterator[str]:
 
 
 def stages(address: str, count: int, backend: str) -> list[Stage]:
-    """Return the stages, each of which contains the one before it."""
+    """Return the stages: `WAY` of them each contain the one before it, the others are beside them."""
     import httpx
     from langchain_openai import ChatOpenAI
     from openai import AsyncOpenAI
@@ -67,8 +72,10 @@ def stages(address: str, count: int, backend: str) -> list[Stage]:
             answer = await client.chat.completions.create(**body)
             return len([chunk async for chunk in answer])
 
-    # Without it the model wraps each chunk in asyncio.wait_for, which needs asyncio.
-    options: dict[str, Any] = {"stream_chunk_timeout": None} if backend == "trio" else {}
+    async def decoded_here() -> int:
+        async with AsyncOpenAI(base_url=address, api_key="unused", max_retries=0) as client:
+            answer = decoded(await client.chat.completions.create(**body))
+            return len([chunk async for chunk in answer])
 
     @asynccontextmanager
     async def model() -> AsyncIterator[ChatOpenAI]:
@@ -79,12 +86,12 @@ def stages(address: str, count: int, backend: str) -> list[Stage]:
                 api_key="unused",  # type: ignore[arg-type]
                 max_retries=0,
                 http_async_client=client,
-                **options,
             )
 
     async def chunks() -> int:
         async with model() as chat:
-            return len([chunk async for chunk in chat._astream([HumanMessage("hi")])])
+            view: Any = for_current_loop(chat)
+            return len([chunk async for chunk in view._astream([HumanMessage("hi")])])
 
     async def ours() -> int:
         async with model() as chat, open_stream(chat, "hi") as stream:
@@ -97,31 +104,32 @@ def stages(address: str, count: int, backend: str) -> list[Stage]:
 
     found: list[Stage] = [
         ("httpx: lines of the response", lines),
-        ("openai: its SDK's chunks", sdk),
+        ("openai: its SDK's stream, decoded here", decoded_here),
         ("langchain-openai: chunks of the message", chunks),
         ("langchain-anyio: text of the stream", ours),
     ]
+    assert len(found) == WAY
+    found.append(("beside them: the SDK's stream with its own models", sdk))
     if backend == "asyncio":
-        found.append(("langchain-core v3 in place of the last", core))
+        found.append(("beside them: langchain-core v3, all of it", core))
     return found
 
 
 def measured(
-    backend: str, count: int = times(2000), rounds: int = times(5)
-) -> list[tuple[str, float]]:
-    """Return each stage and the least processor time of this process up to it, in seconds for a chunk."""
+    backend: str, count: int = times(2000), rounds: int = times(9)
+) -> list[tuple[str, Measured]]:
+    """Return each stage and the processor time of this process up to it, in seconds for a chunk."""
 
-    async def run() -> list[tuple[str, float]]:
-        found = []
-        for name, stage in stages(address, count, backend):
-            least = float("inf")
-            for _ in range(rounds):
+    async def run() -> list[tuple[str, Measured]]:
+        taken: dict[str, list[float]] = {}
+        # In turn, so that what the machine does meanwhile falls on all stages alike.
+        for _ in range(rounds):
+            for name, stage in stages(address, count, backend):
                 began = time.process_time()
                 read = await stage()
-                least = min(least, time.process_time() - began)
+                taken.setdefault(name, []).append((time.process_time() - began) / count)
                 assert read >= count, (name, read)
-            found.append((name, least / count))
-        return found
+        return [(name, Measured.of(values)) for name, values in taken.items()]
 
     with served(count) as address:
         return anyio.run(run, backend=backend)

@@ -388,9 +388,9 @@ CASES = [
             values=9,
         )
         for title, number, burst, count, target in (
-            ("1 consumer woken for each delta, per delta", 1, 1, 2000, 0.9),
-            ("100 consumers woken for each delta, per delta and consumer", 100, 1, 200, 0.9),
-            ("100 consumers, bursts of 50, per delta and consumer", 100, 50, 1000, 1.0),
+            ("1 consumer woken for each delta, per delta", 1, 1, 2000, 1.0),
+            ("100 consumers woken for each delta, per delta and consumer", 100, 1, 200, 1.1),
+            ("100 consumers, bursts of 50, per delta and consumer", 100, 50, 1000, None),
         )
     ),
     Case(

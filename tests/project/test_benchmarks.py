@@ -80,4 +80,4 @@ def test_switches() -> None:
 def test_the_way_of_a_chunk(backend: str) -> None:
     if not has(backend):
         pytest.skip(f"{backend} is not installed")
-    assert all(taken > 0 for _, taken in loopback.measured(backend))
+    assert all(taken.least > 0 for _, taken in loopback.measured(backend))
