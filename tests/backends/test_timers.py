@@ -44,13 +44,20 @@ class Counted:
 
 
 @pytest.fixture(params=(wait_limit, timers._ScopeWaitLimit), ids=("interrupts", "scopes"))
-async def limit(request: pytest.FixtureRequest) -> AsyncIterator[WaitLimit]:
-    limit = request.param(SECONDS)
-    yield limit
-    limit.disarm()
+async def make_limit(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[float], WaitLimit]]:
+    made: list[WaitLimit] = []
+
+    def make(seconds: float) -> WaitLimit:
+        made.append(request.param(seconds))
+        return made[-1]
+
+    yield make
+    for limit in made:
+        limit.disarm()
 
 
-async def test_a_wait_that_takes_too_long_ends(limit: WaitLimit) -> None:
+async def test_a_wait_that_takes_too_long_ends(make_limit: Callable[[float], WaitLimit]) -> None:
+    limit = make_limit(SECONDS)
     for _ in range(3):
         began = anyio.current_time()
         with anyio.fail_after(HANGS):
@@ -58,29 +65,30 @@ async def test_a_wait_that_takes_too_long_ends(limit: WaitLimit) -> None:
                 await anyio.sleep_forever()
         assert limit.expired
         assert anyio.current_time() - began > SECONDS - 0.002
+
+
+async def test_a_wait_that_ends_in_time_is_left_alone(
+    make_limit: Callable[[float], WaitLimit],
+) -> None:
+    limit = make_limit(HANGS)
+    for _ in range(3):
         with limit:
             await checkpoint()
         assert not limit.expired
 
 
-async def test_a_wait_that_ends_in_time_is_left_alone(limit: WaitLimit) -> None:
-    with anyio.CancelScope() as scope:
-        with limit:
-            await anyio.sleep(SECONDS / 10)
-        assert not limit.expired
-        # A limit that is not in use does not interrupt what follows.
-        await anyio.sleep(2 * SECONDS)
-    assert not scope.cancel_called
-
-
-async def test_an_error_is_raised(limit: WaitLimit) -> None:
+async def test_an_error_is_raised(make_limit: Callable[[float], WaitLimit]) -> None:
+    limit = make_limit(HANGS)
     with pytest.raises(ZeroDivisionError), limit:
         await checkpoint()
         raise ZeroDivisionError
     assert not limit.expired
 
 
-async def test_an_error_because_of_the_interruption_is_raised(limit: WaitLimit) -> None:
+async def test_an_error_because_of_the_interruption_is_raised(
+    make_limit: Callable[[float], WaitLimit],
+) -> None:
+    limit = make_limit(SECONDS)
     with pytest.raises(ZeroDivisionError), limit:
         try:
             await anyio.sleep_forever()
@@ -172,16 +180,18 @@ async def test_the_timer_is_set_again_only_when_it_goes_off() -> None:
 
 
 async def test_without_a_wait_the_timer_stays_off() -> None:
-    limit: Any = wait_limit(SECONDS)
-    limit._timers = counted = Counted()
+    limit: Any = wait_limit(10)
+    limit._timers = clock = ByHand()
+    limit.now = clock.time
     with limit:
-        await checkpoint()
-    await anyio.sleep(3 * SECONDS)
-    assert len(counted.set) == 1
+        pass
+    clock.go_off()
+    assert clock.set == [10]
     assert limit._timer is None
-    with anyio.fail_after(HANGS), limit:
-        await anyio.sleep_forever()
-    assert limit.expired
+    with limit:
+        pass
+    assert clock.set == [10, 20]
+    assert not limit.expired
 
 
 async def test_waits_are_interrupted_on_this_release_of_the_backend() -> None:
