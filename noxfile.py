@@ -37,10 +37,20 @@ def newest() -> str | None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Lint with ruff and flake8-async; check the format, the layers and cycles of imports."""
+    """Lint with ruff and flake8-async; check format, spelling, workflows, layers of imports."""
     session.install("--group", "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("codespell")
+    for schema, files in (
+        ("workflows", "workflows/*.yml"),
+        ("issue-forms", "ISSUE_TEMPLATE/[!c]*.yml"),
+        ("issue-config", "ISSUE_TEMPLATE/config.yml"),
+    ):
+        found = sorted(map(str, Path(".github").glob(files)))
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.github-{schema}", *found)
+    dependabot = ".github/dependabot.yml"
+    session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", dependabot)
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "src"})
 
 
@@ -52,6 +62,15 @@ def types(session: nox.Session) -> None:
     for checker in ("mypy", "pyright"):
         session.run(checker, "tests/typing")
     session.run("pyright", "--verifytypes", "langchain_anyio", "--ignoreexternal")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build sdist and wheel twice, check what is in them, and install them on two Pythons."""
+    session.install("--group", "package")
+    found = [get_interpreter(python) for python in (PYTHONS[0], newest() or "") if python]
+    pythons = [python.system_executable or python.executable for python in found if python]
+    session.run("python", "tests/package/run.py", *pythons, *session.posargs)
 
 
 @nox.session

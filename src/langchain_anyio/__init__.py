@@ -60,6 +60,8 @@ _MODULES = {
 
 __all__ = [*_MODULES]
 
+__version__ = "0.1.0"
+
 
 def __getattr__(name: str) -> object:
     if name == "callbacks":
@@ -71,4 +73,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

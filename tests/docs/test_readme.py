@@ -88,8 +88,17 @@ async def test_an_example_shows_the_answer(
     assert ANSWER in capsys.readouterr().out
 
 
-def test_the_command_prints_an_answer() -> None:
-    (command,) = re.findall(r"&& \.venv/bin/python (-m langchain_anyio .*)$", README, re.MULTILINE)
+COMMANDS = re.findall(r"\.venv/bin/python (-m langchain_anyio .*)$", README, re.MULTILINE)
+
+
+def test_the_command_is_shown_on_both_backends() -> None:
+    first, second = COMMANDS
+    assert "--backend" not in first
+    assert "--backend trio" in second
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_prints_an_answer(command: str) -> None:
     done = subprocess.run(
         [sys.executable, *shlex.split(command)],
         capture_output=True,
