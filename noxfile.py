@@ -74,6 +74,13 @@ def package(session: nox.Session) -> None:
 
 
 @nox.session
+def site(session: nox.Session) -> None:
+    """Build the documentation strictly; check its links, its spelling and that no name lacks."""
+    session.install("--group", "site")
+    session.run("python", "tests/site/run.py", str(Path(session.create_tmp()) / "site"))
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Run the examples and the demo command of the README as printed, and test the noxfile."""
     session.install(".[cli]", "--group", "test", "--group", "nox")

@@ -121,8 +121,8 @@ def open_stream(
         config: As for any runnable.
         stop: Strings at which the model stops.
         max_buffer_size: Number of events that the model may run ahead of the furthest consumer
-            before it is held back; `math.inf` for no limit. A consumer that waits, for a delta or
-            for a final value, does not hold the model back.
+            before it is held back, 1,024 by default; `math.inf` for no limit. The model is never held
+            back while a consumer waits, for a delta or for a final value.
         replay: Whether to keep everything for later consumers. If `False`, deltas that every open
             iterator has passed are dropped, and a later iterator begins at the oldest delta kept.
             Final values are always complete.
