@@ -1,18 +1,27 @@
-"""LangChain streaming on anyio, on asyncio and on trio.
+"""LangChain streaming on anyio: the same stream API on asyncio and on trio.
 
-The layers, each of which imports only from those below it:
+Stream a chat model, or an agent. When the block is left, normally, by an exception or by
+cancellation, the model has stopped, its connection is closed and its callbacks have run:
 
-- `_cli`: the command `python -m langchain_anyio`.
-- `_trio_runtime`: langchain-core itself on trio; `langgraph`: items of a graph's run, checkpointers
-  and stores in worker threads, imported by its name alone.
-- `_open_stream`: runs a chat model or a graph into a stream.
-- `_graph_stream`: the stream of a graph's run; `_run_items`: what happens in it, in order.
-- `_stream`: the stream of a chat model; `callbacks`: handlers; `_runs`: one run of a model or of a
-  graph.
-- `_stream_state`: what has come of one message.
-- `_primitives`: a queue, an event and projections, on anyio alone; `_protocol`: events to messages,
-  without I/O; `_providers`: HTTP clients of the running event loop.
-- `_errors`; `_langchain_core`: its private names; `_backends`: asyncio and trio by name.
+    async with open_stream(model, "Write me a song about sparkling water.") as stream:
+        async for delta in stream.text:
+            print(delta, end="", flush=True)
+        message = await stream
+
+- `open_stream(model, input)` gives an `AsyncChatModelStream`; of a graph, a `GraphStream`. Their
+  parts are projections: iterate over one for its deltas, await it for the whole.
+- `enable_trio()` makes chains, tools, graphs and agents run on trio. A bare chat model needs no
+  setup.
+- `AsyncIteratorCallbackHandler`, `AsyncFinalIteratorCallbackHandler` and
+  `AsyncStreamingStdOutCallbackHandler` port LangChain's handlers; an import is all that changes.
+- `StreamStalledError` is a `TimeoutError`, `StreamTruncatedError` a `ConnectionError`, and
+  `StreamCancelledError` an `anyio.ClosedResourceError`.
+- `AsyncProjection`, `AsyncTextProjection`, `Queue` and `Event` are what these are made of.
+- `langchain_anyio.langgraph` has the items of an agent's run, and checkpointers and stores in worker
+  threads.
+
+`python -m langchain_anyio "Write me a song."` shows it at work, without a key. `help(open_stream)`
+says what may be streamed, and how.
 """
 
 from __future__ import annotations
