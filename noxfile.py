@@ -232,6 +232,25 @@ def providers(session: nox.Session, kind: str) -> None:
         session.run("pytest", "--backend=asyncio,trio", *WITHOUT_PLUGINS, clients, *session.posargs)
 
 
+@nox.session(default=False)
+@nox.parametrize("part", ["core", "providers"])
+def canary(session: nox.Session, part: str) -> None:
+    """Try the newest releases, or others: `-- [--pre] [--survey] [langchain-core==1.8.0 ...]`."""
+    releases = [argument for argument in session.posargs if not argument.startswith("-")]
+    options = [argument for argument in session.posargs if argument in ("--survey", "--record")]
+    uv = session.venv_backend == "uv"
+    pre = (["--prerelease=allow"] if uv else ["--pre"]) if "--pre" in session.posargs else []
+    groups = {"core": ["test", "upstream", "upstream-langgraph"], "providers": ["providers"]}
+    session.install(
+        "--upgrade",
+        *pre,
+        ".[trio,cli]",
+        *releases,
+        *(argument for group in groups[part] for argument in ("--group", group)),
+    )
+    session.run("python", "tests/canary/run.py", part, session.create_tmp(), *options)
+
+
 if Path("benchmarks").is_dir():
 
     @nox.session(default=False)
