@@ -30,19 +30,26 @@ from langchain_anyio._trio_runtime.namespace import NAMES
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "langchain_anyio"
 KNOWN = Path(__file__).with_name("known.json")
+# Plugins that some of the suites need are there for all; the first warns if it isn't configured.
+WITHOUT_PLUGINS = [f"-pno:{name}" for name in ("asyncio", "codspeed", "socket", "syrupy")]
 SUITES = {
     "core": {
         "the tests of this project": [
-            *("-m", "pytest", "--backend=asyncio,trio", "-m", "not slow", "-q", "tests")
+            *("-m", "pytest", "--backend=asyncio,trio", "-m", "not slow", "-q", "tests"),
+            *WITHOUT_PLUGINS,
         ],
-        "langchain-core's tests of the ported classes": ["tests/upstream/run.py", "{}"],
+        "langchain-core's tests of the ported classes": [
+            "tests/upstream/run.py",
+            "{}",
+            *WITHOUT_PLUGINS,
+        ],
         "langchain-core's whole suite": ["tests/upstream_core/run.py", "{}"],
         "langgraph's and langchain's suites": ["tests/upstream_langgraph/run.py", "{}"],
     },
     "providers": {
         "each provider's package on loopback": [
             *("-m", "pytest", "--providers", "--backend=asyncio,trio", "-q"),
-            *(f"-pno:{name}" for name in ("asyncio", "codspeed", "socket", "syrupy")),
+            *WITHOUT_PLUGINS,
             *("tests/providers/test_every_provider.py",),
             "tests/providers/test_every_standard_test_trio.py",
         ],
