@@ -93,8 +93,8 @@ def open_stream(
     With `async with`, however you leave the block, the model is stopped, its connection closed and
     its callbacks notified of the run's end before the block is left. `await open_stream(...)` alone
     does the same: it runs the model to its end and gives the message, which is no stream to enter or
-    to iterate over. Otherwise nobody waits for the end: a stream that is dropped half read is
-    stopped when the last reference to it goes, with a `ResourceWarning`.
+    to iterate over. Otherwise, the model runs up to `max_buffer_size` events ahead once you stop
+    reading, and is stopped only when the stream is garbage-collected, with a `ResourceWarning`.
 
     Cancellation: cancelling a consumer affects only that consumer; the run continues. Cancelling
     the block stops the run, whose cleanup is shielded and takes at most 5 seconds. Whatever has not

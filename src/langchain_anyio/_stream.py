@@ -307,7 +307,7 @@ class AsyncChatModelStream(ClosedOnExit):
             state.request_more, state.request_step = request_more, request_step
 
     async def aclose(self) -> None:
-        """Stop the run, and wait until it has cleaned up and its callbacks know of the end.
+        """Stop the run, and wait until it has cleaned up and its callbacks have run.
 
         Idempotent. Can be called from any task of the event loop, also in a cancelled scope, and
         takes at most 5 seconds. Waiting consumers are raised `StreamCancelledError`.

@@ -30,6 +30,7 @@ EXTRAS = (("", "trio", "trio,cli"), ("", "cli", "trio,cli"))
 IN_SDIST = ("benchmarks", "docs", "src", "tests")
 FILES_IN_SDIST = {
     ".gitignore",  # hatchling always adds it
+    ".pre-commit-config.yaml",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "LICENSE",
