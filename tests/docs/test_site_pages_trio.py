@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -15,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import anyio
 import pytest
-from fastapi.testclient import TestClient
 
 import langchain_anyio
 from loopback import Reply, Scenario, Text, Thinking, ToolCall, provider_server
@@ -31,6 +32,10 @@ PAGES = ("index.md", "tutorial.md", *sorted(f"how-to/{p.name}" for p in DOCS.glo
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WORDS = ("Bubbles ", "rise ", "and ", "disappear.")
 ANSWER = "".join(WORDS)
+# The SDK does not close the generators that it nests; on trio each one says so when it is collected.
+SDK_GENERATORS = pytest.mark.filterwarnings(
+    "ignore:Async generator '(openai|httpx|httpcore|langchain_openai)\\.:ResourceWarning"
+)
 CALL = ToolCall("look_up", '{"topic": "water"}', call_id="call_1")
 
 
@@ -118,10 +123,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     langchain_anyio.disable_trio()
 
 
-# The SDK does not close the generators that it nests; on trio each one says so when it is collected.
-@pytest.mark.filterwarnings(
-    "ignore:Async generator '(openai|httpx|httpcore|langchain_openai)\\.:ResourceWarning"
-)
+@SDK_GENERATORS
 @named(PROGRAMS)
 def test_a_program_prints_what_the_page_says(
     example: Example, serve: Any, capsys: pytest.CaptureFixture[str]
@@ -186,35 +188,83 @@ def test_tests_of_a_page_pass(page: str, tmp_path: Path) -> None:
     assert int(re.findall(r"^(\d+) passed", done.stdout, re.MULTILINE)[0]) >= count
 
 
-def client_of(example: Example) -> TestClient:
+class Answer(NamedTuple):
+    """What an application sends, and the error that it leaves to the server."""
+
+    status: int
+    kind: str
+    body: str
+    error: Exception | None
+
+
+def answer_of(example: Example, backend: str) -> Answer:
+    """Ask an application as a server does, and go on until it has ended."""
     # FastAPI looks the annotations of an endpoint up in its module.
     names: dict[str, Any] = {"__name__": "app"}
     exec(compile(example.code, "app.py", "exec"), names)
-    return TestClient(names["app"], raise_server_exceptions=False)
+    sent: list[dict[str, Any]] = []
+    errors: list[Exception] = []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/chat",
+        "query_string": b"question=Sing.",
+        "headers": [],
+        "asgi": {"version": "3.0", "spec_version": "2.1"},
+    }
+
+    async def receive() -> dict[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        try:
+            with anyio.fail_after(30):
+                await names["app"](scope, receive, send)
+        except Exception as error:
+            errors.append(error)
+
+    anyio.run(main, backend=backend)
+    start, *bodies = sent
+    kind = dict(start["headers"])[b"content-type"].decode().split(";")[0]
+    body = b"".join(message.get("body", b"") for message in bodies).decode()
+    return Answer(start["status"], kind, body, errors[0] if errors else None)
 
 
-def test_the_endpoint_says_when_the_answer_is_whole(serve: Any) -> None:
+on_both = pytest.mark.parametrize("backend", ("asyncio", "trio"))
+
+
+@SDK_GENERATORS
+@on_both
+def test_the_endpoint_says_when_the_answer_is_whole(backend: str, serve: Any) -> None:
     serve(Scenario(Reply(Text(*WORDS))))
-    answer = client_of(ENDPOINTS[0]).get("/chat", params={"question": "Sing."})
-    assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (
-        200,
-        "text/event-stream",
+    answer = answer_of(ENDPOINTS[0], backend)
+    assert answer[:2] == (200, "text/event-stream")
+    assert answer.error is None
+    said = "".join(f"data: {json.dumps(word)}\n\n" for word in WORDS)
+    assert answer.body == f"{said}event: end\ndata: {{}}\n\n"
+
+
+@SDK_GENERATORS
+@on_both
+def test_the_endpoint_says_when_the_model_fails(backend: str, serve: Any) -> None:
+    serve(Scenario(Reply(Text(*WORDS)), fault="reset", after=2))
+    answer = answer_of(ENDPOINTS[0], backend)
+    assert answer.status == 200
+    assert answer.error is not None
+    assert answer.body == 'data: "Bubbles "\n\nevent: error\ndata: {}\n\n'
+
+
+@on_both
+def test_the_endpoint_answers_with_a_status(backend: str) -> None:
+    answer = answer_of(ENDPOINTS[1], backend)
+    assert (answer.status, json.loads(answer.body)) == (
+        502,
+        {"detail": "the model does not answer"},
     )
-    assert answer.text.endswith('data: "disappear."\n\nevent: end\ndata: {}\n\n')
-    assert "event: error" not in answer.text
-
-
-def test_the_endpoint_says_when_the_model_fails(serve: Any) -> None:
-    serve(Scenario(Reply(Text(*WORDS)), fault="cut", after=3))
-    client = client_of(ENDPOINTS[0])
-    answer = client.get("/chat", params={"question": "Sing."})
-    assert answer.text.startswith('data: "Bubbles "\n\n')
-    assert answer.text.endswith("event: error\ndata: {}\n\n")
-
-
-def test_the_endpoint_answers_with_a_status() -> None:
-    answer = client_of(ENDPOINTS[1]).get("/chat", params={"question": "Sing."})
-    assert (answer.status_code, answer.json()) == (502, {"detail": "the model does not answer"})
 
 
 def test_every_page_has_examples_that_run() -> None:
