@@ -18,7 +18,7 @@ PYTHON, ANYIO = (
     "https://anyio.readthedocs.io/en/stable/api.html",
 )
 TRIO = "https://trio.readthedocs.io/en/stable/"
-LANGCHAIN = "https://reference.langchain.com/python/"
+LANGCHAIN = "https://reference.langchain.com/python/langchain-core"
 ELSEWHERE = {
     **{
         name: f"{PYTHON}{page}.html#{anchor}"
@@ -73,8 +73,21 @@ ELSEWHERE = {
     "trio.Cancelled": f"{TRIO}reference-core.html#trio.Cancelled",
     "trio.run": f"{TRIO}reference-core.html#trio.run",
     "trio.testing.MockClock": f"{TRIO}reference-testing.html#trio.testing.MockClock",
-    "langchain-core": f"{LANGCHAIN}langchain_core/",
-    "langgraph": f"{LANGCHAIN}langgraph/",
+    "langchain-core": LANGCHAIN,
+    "langgraph": "https://reference.langchain.com/python/langgraph",
+    **{
+        # Where a name is imported from, and the module that the page of the reference is named after.
+        f"langchain_core.{package}.{name}": f"{LANGCHAIN}/{package}/{module}/{name}"
+        for package, module, name in (
+            ("callbacks", "base", "AsyncCallbackHandler"),
+            ("language_models", "base", "LanguageModelInput"),
+            ("language_models", "chat_models", "BaseChatModel"),
+            ("messages", "ai", "AIMessage"),
+            ("messages", "base", "BaseMessage"),
+            ("outputs", "llm_result", "LLMResult"),
+            ("runnables", "config", "RunnableConfig"),
+        )
+    },
 }
 
 
