@@ -119,7 +119,7 @@ CASES = [
         0.5,
         by_langgraph(AT_ONCE),
         LANGGRAPH,
-        floor=bare(AT_ONCE),
+        contained=bare(AT_ONCE),
     ),
     Case(
         "a delta of an agent, by its message",
@@ -127,7 +127,7 @@ CASES = [
         0.5,
         by_langgraph(AT_ONCE),
         LANGGRAPH,
-        floor=bare(AT_ONCE),
+        contained=bare(AT_ONCE),
     ),
     Case(
         "a delta of an agent, one per loop iteration",
@@ -135,7 +135,7 @@ CASES = [
         0.7,
         by_langgraph(PACED),
         LANGGRAPH,
-        floor=bare(PACED),
+        contained=bare(PACED),
     ),
     Case(
         "a run of an agent on trio, beside asyncio",

@@ -18,8 +18,9 @@ from langchain_core.messages.block_translators import PROVIDER_TRANSLATORS, regi
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.version import VERSION
 
+from langchain_anyio._langchain_core import message_to_events
 from langchain_anyio._protocol.accumulator import Accumulator
-from langchain_anyio._protocol.chunk_converter import ChunkBridge, message_to_events
+from langchain_anyio._protocol.chunk_converter import ChunkBridge
 from test_accumulator import exact, newest
 
 if TYPE_CHECKING:
