@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import trio
 from langchain.agents import create_agent
-from langchain_core.language_models import FakeListChatModel
+from langchain_core.language_models import FakeListChatModel, FakeMessagesListChatModel
+from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.store.sqlite import SqliteStore
 
 import langchain_anyio
-from langchain_anyio import AsyncProjection, enable_trio, open_stream
+from langchain_anyio import AsyncProjection, GraphStream, enable_trio, open_stream
 from langchain_anyio.langgraph import ThreadedCheckpointSaver, ThreadedStore
 
 SOURCE = Path(langchain_anyio.__file__).parent
@@ -37,7 +38,7 @@ def test_all_of_them_are_run_here() -> None:
     count = sum(
         path.read_text(encoding="utf-8").count("```python") for path in SOURCE.rglob("*.py")
     )
-    assert count == 5
+    assert count == 6
 
 
 async def run(documented: Any, names: dict[str, Any]) -> None:
@@ -51,6 +52,26 @@ async def test_open_stream(capsys: pytest.CaptureFixture[str]) -> None:
     names = {"open_stream": open_stream, "model": FakeListChatModel(responses=[ANSWER])}
     await run(open_stream, names)
     assert capsys.readouterr().out == ANSWER
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("enabled")
+async def test_the_loop_over_an_agents_run(capsys: pytest.CaptureFixture[str]) -> None:
+    class Model(FakeMessagesListChatModel):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self
+
+    def look_up(topic: str) -> str:
+        """Look a topic up."""
+        return f"{topic} is wet"
+
+    call: Any = {"name": "look_up", "args": {"topic": "water"}, "id": "call"}
+    model = Model(responses=[AIMessage("", tool_calls=[call]), AIMessage(ANSWER)])
+    agent = create_agent(model, [look_up])
+    await run(GraphStream.interleave, {"open_stream": open_stream, "agent": agent})
+    assert capsys.readouterr().out == (
+        "look_up {'topic': 'water'}\nlook_up: water is wet\n" + ANSWER
+    )
 
 
 @pytest.mark.trio
