@@ -59,8 +59,9 @@ def types(session: nox.Session) -> None:
     """Check types with mypy and pyright, also what users may write; every public name is typed."""
     session.install(".", "--group", "types")
     session.run("mypy")
-    for checker in ("mypy", "pyright"):
-        session.run(checker, "tests/typing")
+    for python in (PYTHONS[0], PYTHONS[-1]):
+        session.run("mypy", "--python-version", python, "tests/typing")
+        session.run("pyright", "--pythonversion", python, "tests/typing")
     session.run("pyright", "--verifytypes", "langchain_anyio", "--ignoreexternal")
 
 
