@@ -150,9 +150,17 @@ async def closed(remote: RemoteServer) -> bool:
     return await remote.until(lambda: remote.streams == 0)
 
 
+# The server runs its graphs on asyncio.
+SERVER_FINDS_ITS_CONTEXT = pytest.mark.skipif(
+    sys.version_info < (3, 11),
+    reason="langgraph finds its context in nodes on asyncio from Python 3.11 on",
+)
+
+
 # What it gives
 
 
+@SERVER_FINDS_ITS_CONTEXT
 async def test_all_that_happens_in_order(remote: RemoteServer) -> None:
     asked: Any = {"messages": [{"role": "user", "content": "hi"}]}
     async with open_stream(graph_on(remote, "agent"), asked) as run:
@@ -179,6 +187,7 @@ async def test_all_that_happens_in_order(remote: RemoteServer) -> None:
                 assert (name, item.delta, item.message) == ("text", "Wet.", last)
 
 
+@SERVER_FINDS_ITS_CONTEXT
 async def test_what_happens_in_subgraphs_and_interrupts(remote: RemoteServer) -> None:
     async with open_stream(graph_on(remote, "nested"), ASKED) as run:
         found = [item async for _, item in run.interleave("text")]
@@ -191,6 +200,7 @@ async def test_what_happens_in_subgraphs_and_interrupts(remote: RemoteServer) ->
         assert interrupted.value == "sure?"
 
 
+@SERVER_FINDS_ITS_CONTEXT
 async def test_what_happens_before_an_error(remote: RemoteServer) -> None:
     asked: Any = {"messages": [{"role": "user", "content": "hi"}]}
     async with open_stream(graph_on(remote, "failing agent"), asked) as run:
@@ -338,9 +348,7 @@ async def test_turns_in_one_thread(remote: RemoteServer) -> None:
             assert len(await stream.messages) == 1
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="the server's langgraph cannot interrupt on asyncio there"
-)
+@SERVER_FINDS_ITS_CONTEXT
 async def test_interrupted_and_resumed(remote: RemoteServer) -> None:
     graph = graph_on(remote, "asks")
     config: Any = {"configurable": {"thread_id": str(uuid.uuid4())}}
