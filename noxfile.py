@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from pathlib import Path
 
 import nox
@@ -15,7 +16,8 @@ from python_discovery import get_interpreter
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.parallel = "auto"
+# Slow tests wait most of their time, so one session more than there are processors keeps these busy.
+nox.options.parallel = (os.cpu_count() or 1) + 1
 nox.options.allow_parallel = True
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
@@ -174,6 +176,8 @@ def without_trio(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """Run the tests on each Python and backend; the slow ones on the newest, not on uvloop."""
+    if backend == "uvloop" and session.python not in (PYTHONS[0], newest()):
+        session.skip("uvloop is tried on the lowest Python and on the newest one found")
     session.install(".[cli]", "--group", "test", "--group", "long")
     # What slow tests show hardly depends on the version of Python, nor on asyncio's loop. They wait
     # most of their time, so two processes take half as long.
