@@ -1,10 +1,10 @@
-"""What happens in a graph's run, in the order in which it happens: `GraphStream.interleave()`."""
+"""Items of a graph's run in the order of arrival, as `GraphStream.interleave()` gives them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast, final
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast, final, get_args
 
 from langchain_protocol.protocol import ToolCall, ToolCallChunk
 from typing_extensions import Self, override
@@ -29,18 +29,7 @@ RunItemName = Literal[
     "custom",
 ]
 
-_NAMES: tuple[RunItemName, ...] = (
-    "reasoning",
-    "text",
-    "tool_calls",
-    "tool_starts",
-    "tool_deltas",
-    "tool_results",
-    "tool_errors",
-    "values",
-    "interrupts",
-    "custom",
-)
+_NAMES: tuple[RunItemName, ...] = get_args(RunItemName)
 
 
 class RunText(NamedTuple):
@@ -98,7 +87,7 @@ class ToolRun(NamedTuple):
 
 
 class ToolDelta(NamedTuple):
-    """What a tool emits before it returns, by `ToolRuntime.emit_output_delta()`.
+    """An output that a tool emits before it returns, by `ToolRuntime.emit_output_delta()`.
 
     Attributes:
         delta: What it emits.
@@ -115,7 +104,7 @@ class ToolDelta(NamedTuple):
 
 
 class ToolResult(NamedTuple):
-    """What a tool has returned.
+    """The output of a tool that has returned.
 
     Attributes:
         output: What it has returned, mostly a `ToolMessage`; as JSON from a server.
@@ -189,7 +178,7 @@ class RunInterrupt(NamedTuple):
 
 
 class RunCustom(NamedTuple):
-    """What a node or a tool has written by its stream writer.
+    """An item that a node or a tool has written by its stream writer.
 
     Attributes:
         data: What it has written.

@@ -101,7 +101,7 @@ MakeMessage = Callable[[list[str], "str | None", "str | None"], Message]
 
 
 class Log(Protocol):
-    """What happens in a run, in order: the deltas of the messages it makes, and other events.
+    """Receiver of what happens in a run: deltas of the messages that it makes, and other events.
 
     Attributes:
         state: The items.

@@ -55,7 +55,7 @@ class ConvertsWithinRuns(BoundWithinRuns):
 
 
 DESCRIPTORS: Final = {EVENTS_FOR_HANDLERS: ConvertsWithinRuns} if HAS_TOOL_CALL_DELTAS else {}
-"""What stands for methods of chat models while a graph runs, by their names."""
+"""Substitutes for methods of chat models while a graph runs, by their names."""
 
 
 async def _events(
